@@ -1,0 +1,150 @@
+//! The routes, and what every request goes through.
+
+mod artifact;
+mod blobs;
+mod nar;
+mod narinfo;
+mod probes;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{MethodRouter, get};
+use bytes::Bytes;
+use prometheus_client::registry::Registry;
+use tracing::Instrument;
+
+use crate::answer::Refusal;
+use crate::body::{Stopwatch, Timed};
+use crate::metrics::GatewayMetrics;
+use crate::{ArtifactSource, GatewayConfig, NodeStatus};
+
+/// What handlers share.
+pub(crate) struct App {
+    source: Arc<dyn ArtifactSource>,
+    status: Arc<dyn NodeStatus>,
+    registry: Arc<Registry>,
+    metrics: GatewayMetrics,
+    cache_info: Bytes,
+    answer_timeout: Duration,
+    source_stall_timeout: Duration,
+    client_stall_timeout: Duration,
+    requests: AtomicU64,
+}
+
+/// What a handler may know and say about the connection that its request came in on.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The client runs on this machine.
+    pub(crate) is_loopback: bool,
+    /// Set by a handler that answers before it has read all of the request's body: the connection then takes the
+    /// rest for a short while, so that the client reads the answer instead of a reset.
+    pub(crate) linger: AtomicBool,
+    /// Whether any request has arrived on it.
+    pub(crate) used: AtomicBool,
+}
+
+impl App {
+    pub(crate) fn new(
+        config: &GatewayConfig,
+        source: Arc<dyn ArtifactSource>,
+        status: Arc<dyn NodeStatus>,
+        registry: Arc<Registry>,
+        metrics: GatewayMetrics,
+    ) -> Self {
+        let GatewayConfig { store_dir, priority, .. } = config;
+        let cache_info = format!("StoreDir: {store_dir}\nWantMassQuery: 1\nPriority: {priority}\n");
+        Self {
+            source,
+            status,
+            registry,
+            metrics,
+            cache_info: Bytes::from(cache_info),
+            answer_timeout: config.answer_timeout,
+            source_stall_timeout: config.source_stall_timeout,
+            client_stall_timeout: config.client_stall_timeout,
+            requests: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The label of requests for paths that mean nothing here.
+pub(crate) const ROUTE_OTHER: &str = "other";
+
+/// All routes. Labels of metrics are the templates, so their number is fixed.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let route = |label, methods: MethodRouter<Arc<App>>| {
+        methods.fallback(wrong_method).layer(from_fn_with_state((Arc::clone(&app), label), observe))
+    };
+    // A path parameter is a whole segment: the handler of `/{file}` takes what ends in `.narinfo`.
+    Router::new()
+        .route("/nix-cache-info", route("/nix-cache-info", get(probes::cache_info)))
+        .route("/{file}", route("/{hash}.narinfo", get(narinfo::get).head(narinfo::get)))
+        .route("/nar/{file}", route("/nar/{name}.nar", get(nar::get).head(nar::head)))
+        .route(
+            "/blobs/{algorithm}/{hex}",
+            route("/blobs/{algorithm}/{hex}", get(blobs::get).head(blobs::head).put(blobs::put)),
+        )
+        .route("/healthz", route("/healthz", get(probes::healthz)))
+        .route("/readyz", route("/readyz", get(probes::readyz)))
+        .route("/metrics", route("/metrics", get(probes::metrics)))
+        .route("/api/v1/status", route("/api/v1/status", get(probes::status)))
+        .fallback(unknown.layer(from_fn_with_state((Arc::clone(&app), ROUTE_OTHER), observe)))
+        .with_state(app)
+}
+
+async fn wrong_method() -> Refusal {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+}
+
+async fn unknown() -> Refusal {
+    Refusal::NOT_FOUND
+}
+
+/// Gives every request an id in the log, and counts and times its answer.
+async fn observe(
+    State((app, route)): State<(Arc<App>, &'static str)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = app.requests.fetch_add(1, Ordering::Relaxed);
+    let span =
+        tracing::info_span!("request", id, method = %request.method(), path = %Shown(request.uri().path()));
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.used.store(true, Ordering::Release);
+    }
+    let metrics = app.metrics.clone();
+    let mut stopwatch = Stopwatch { route, metrics, started: Instant::now(), answered: false };
+    let response = next.run(request).instrument(span.clone()).await;
+
+    let status = response.status();
+    app.metrics.answered(route, status);
+    stopwatch.answered = true;
+    span.in_scope(
+        || tracing::debug!(status = status.as_u16(), elapsed = ?stopwatch.started.elapsed(), "answered"),
+    );
+    response.map(|body| Body::new(Timed { body, _stopwatch: stopwatch }))
+}
+
+/// A path as the log shows it: of bounded length. (A URI holds no control characters.)
+struct Shown<'a>(&'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Longer than every path that means something.
+        const MAX_SHOWN_CHARS: usize = 160;
+        match self.0.char_indices().nth(MAX_SHOWN_CHARS) {
+            Some((end, _)) => write!(f, "{}...", &self.0[..end]),
+            None => f.write_str(self.0),
+        }
+    }
+}

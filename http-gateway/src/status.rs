@@ -1,0 +1,100 @@
+//! What `/readyz` and `/api/v1/status` tell about the node.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+/// Where the gateway learns how the node is.
+#[async_trait]
+pub trait NodeStatus: Send + Sync + 'static {
+    /// Whether the node can serve: store open, listeners bound, not shutting down.
+    fn ready(&self) -> bool;
+
+    /// A snapshot for people and scripts.
+    async fn status(&self) -> Status;
+}
+
+/// The answer of `/api/v1/status`. Counters are since the start of the process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// The node's libp2p peer id.
+    pub peer_id: String,
+    /// Whole seconds since the process began to serve.
+    pub uptime_seconds: u64,
+    /// Addresses this node listens on for peers, as multiaddrs.
+    pub listen: Vec<String>,
+    /// Connected peers.
+    pub peers: Vec<PeerStatus>,
+    /// The blob store.
+    pub store: StoreStatus,
+    /// Origins in order of priority.
+    pub origins: Vec<OriginStatus>,
+    /// Fetches under way.
+    pub transfers: Vec<TransferStatus>,
+    /// Bytes moved.
+    pub totals: Totals,
+}
+
+/// One connected peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its peer id.
+    pub peer_id: String,
+    /// The multiaddr it is reached at.
+    pub address: String,
+    /// `lan` or `public`.
+    pub scope: String,
+    /// Round trip in milliseconds, once measured.
+    pub rtt_ms: Option<f64>,
+    /// What it says it runs.
+    pub agent: Option<String>,
+}
+
+/// The blob store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Bytes of blobs on disk.
+    pub bytes: u64,
+    /// The limit that eviction keeps, if there is one.
+    pub max_bytes: Option<u64>,
+    /// Number of blobs.
+    pub blobs: u64,
+}
+
+/// One origin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginStatus {
+    /// Its URL, without credentials.
+    pub url: String,
+    /// False while it is skipped because it failed a short while ago.
+    pub healthy: bool,
+    /// Its last failure, if it had one.
+    pub last_error: Option<String>,
+}
+
+/// One fetch under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferStatus {
+    /// The digest it is fetched by.
+    pub digest: String,
+    /// Length of the blob in bytes.
+    pub size_bytes: u64,
+    /// Bytes present so far.
+    pub present_bytes: u64,
+    /// Clients that wait for it.
+    pub readers: u64,
+}
+
+/// Bytes moved since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Received from origins.
+    pub received_origin_bytes: u64,
+    /// Received from peers.
+    pub received_peer_bytes: u64,
+    /// Served to HTTP clients.
+    pub served_client_bytes: u64,
+    /// Served to peers.
+    pub served_peer_bytes: u64,
+}
