@@ -1,0 +1,208 @@
+//! The gateway's [`ArtifactSource`]: what is held is read from the store, what is not is fetched while it is read.
+
+mod narinfos;
+mod stored;
+mod transferring;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use p2p_cache_http_gateway::{Artifact, ArtifactSource, BodyStream, PutOutcome, SourceError};
+use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash};
+
+use self::narinfos::FoundNarInfo;
+pub use self::narinfos::NarInfos;
+use self::stored::StoredArtifact;
+use self::transferring::TransferArtifact;
+use crate::fetch::{FetchEngine, FetchError, FetchRequest, OnCommit, Transfer};
+use crate::store::{BlobStore, StoreError};
+
+/// Transfers begun for one request while none of their bytes had reached the client: a liar costs one each.
+const MAX_ATTEMPTS: u32 = 4;
+/// A read is answered within this time, if only with 404: Nix waits for minutes on a silent cache.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(13);
+
+/// Store, transfers, peers and origins behind one trait. Cheap to clone.
+#[derive(Clone)]
+pub struct Artifacts {
+    store: BlobStore,
+    engine: FetchEngine,
+    narinfos: NarInfos,
+    on_put: Arc<OnCommit>,
+}
+
+impl Artifacts {
+    /// `on_put` is told of every blob that a client stored.
+    pub fn new(store: BlobStore, engine: FetchEngine, narinfos: NarInfos, on_put: OnCommit) -> Self {
+        Self { store, engine, narinfos, on_put: Arc::new(on_put) }
+    }
+
+    /// What is held, or what is arriving; `None` when neither.
+    ///
+    /// Transfers are looked at first: one that ends in between has been committed by then.
+    async fn local(&self, digest: Digest) -> Result<Option<Arc<dyn Artifact>>, SourceError> {
+        if let Some(transfer) = self.engine.running(&digest)
+            && transfer.ready(0).await.is_ok()
+        {
+            return Ok(Some(Arc::new(TransferArtifact::new(transfer))));
+        }
+        let Some(meta) = self.store.find(digest).await.map_err(internal)? else { return Ok(None) };
+        let blob = self.store.open_blob(meta.id).await.map_err(internal)?;
+        Ok(blob.map(|blob| Arc::new(StoredArtifact::new(blob, digest)) as Arc<dyn Artifact>))
+    }
+
+    /// Fetches until bytes can flow. Content that turned out wrong before any of it left is fetched again elsewhere.
+    async fn fetch(&self, request: FetchRequest) -> Result<Arc<Transfer>, SourceError> {
+        let mut attempt = 1;
+        loop {
+            let started = match self.engine.fetch(request.clone()).await {
+                Ok(transfer) => transfer.ready(0).await.map(|()| transfer),
+                Err(error) => Err(error),
+            };
+            match started {
+                Ok(transfer) => return Ok(transfer),
+                Err(error @ FetchError::Mismatch { .. }) if attempt < MAX_ATTEMPTS => {
+                    tracing::warn!(digest = %request.digest, %error, attempt, "fetching again from other sources");
+                    attempt += 1;
+                }
+                Err(error) => return Err(source_error(&error)),
+            }
+        }
+    }
+
+    /// What is known of a NAR. A node that knows nothing but its name may still find peers that hold it.
+    async fn nar_request(
+        &self,
+        hash: StoreHash,
+        nar_hash: Sha256Digest,
+    ) -> Result<FetchRequest, SourceError> {
+        let digest = Digest::Sha256(nar_hash);
+        match self.narinfos.find(hash).await {
+            Ok(found) => {
+                require_same_nar(&found, nar_hash)?;
+                Ok(FetchRequest {
+                    digest,
+                    size_bytes: Some(found.narinfo.nar_size),
+                    narinfo: Some(Arc::clone(&found.narinfo)),
+                    origin: found.origin,
+                })
+            }
+            Err(error) => {
+                tracing::debug!(%hash, %error, "no narinfo; peers are asked for the NAR alone");
+                Ok(FetchRequest { digest, size_bytes: None, narinfo: None, origin: None })
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ArtifactSource for Artifacts {
+    async fn narinfo(&self, hash: StoreHash) -> Result<NarInfo, SourceError> {
+        let found = within_patience(self.narinfos.find(hash)).await?;
+        Ok(NarInfo::clone(&found.narinfo))
+    }
+
+    async fn nar(&self, hash: StoreHash, nar_hash: Sha256Digest) -> Result<Arc<dyn Artifact>, SourceError> {
+        within_patience(async {
+            if let Some(artifact) = self.local(Digest::Sha256(nar_hash)).await? {
+                return Ok(artifact);
+            }
+            let transfer = self.fetch(self.nar_request(hash, nar_hash).await?).await?;
+            Ok(Arc::new(TransferArtifact::new(transfer)) as Arc<dyn Artifact>)
+        })
+        .await
+    }
+
+    async fn nar_size(&self, hash: StoreHash, nar_hash: Sha256Digest) -> Result<u64, SourceError> {
+        if let Some(meta) = self.store.find(Digest::Sha256(nar_hash)).await.map_err(internal)? {
+            return Ok(meta.size);
+        }
+        let found = within_patience(self.narinfos.find(hash)).await?;
+        require_same_nar(&found, nar_hash)?;
+        Ok(found.narinfo.nar_size)
+    }
+
+    async fn blob(&self, digest: Digest) -> Result<Arc<dyn Artifact>, SourceError> {
+        within_patience(async {
+            if let Some(artifact) = self.local(digest).await? {
+                return Ok(artifact);
+            }
+            let request = FetchRequest { digest, size_bytes: None, narinfo: None, origin: None };
+            let transfer = self.fetch(request).await?;
+            Ok(Arc::new(TransferArtifact::new(transfer)) as Arc<dyn Artifact>)
+        })
+        .await
+    }
+
+    async fn blob_size(&self, digest: Digest) -> Result<u64, SourceError> {
+        if let Some(meta) = self.store.find(digest).await.map_err(internal)? {
+            return Ok(meta.size);
+        }
+        within_patience(async { self.engine.size_of(digest).await.map_err(|error| source_error(&error)) })
+            .await
+    }
+
+    async fn put_blob(
+        &self,
+        digest: Digest,
+        publish: bool,
+        body: BodyStream,
+    ) -> Result<PutOutcome, SourceError> {
+        let held = self.store.find(digest).await.map_err(internal)?;
+        let meta = match held {
+            Some(meta) if meta.published || !publish => meta,
+            _ => self.store.put(digest, body, publish).await.map_err(|error| put_error(&error))?,
+        };
+        (self.on_put)(&meta);
+        Ok(PutOutcome { created: held.is_none(), sha256: meta.sha256, blob: meta.id, size: meta.size })
+    }
+}
+
+async fn within_patience<T>(work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    match tokio::time::timeout(ANSWER_PATIENCE, work).await {
+        Ok(result) => result,
+        Err(_) => {
+            let seconds = ANSWER_PATIENCE.as_secs();
+            Err(SourceError::Upstream(format!("no source gave a first byte within {seconds} s")))
+        }
+    }
+}
+
+/// A URL names store path and NAR; when they do not belong together there is no such thing.
+fn require_same_nar(found: &FoundNarInfo, nar_hash: Sha256Digest) -> Result<(), SourceError> {
+    if found.narinfo.nar_hash == nar_hash { Ok(()) } else { Err(SourceError::NotFound) }
+}
+
+fn internal(error: StoreError) -> SourceError {
+    SourceError::Internal(error.to_string())
+}
+
+fn source_error(error: &FetchError) -> SourceError {
+    match error {
+        FetchError::NotFound => SourceError::NotFound,
+        FetchError::NoSpace(_) => SourceError::NoSpace,
+        FetchError::Store(text) => SourceError::Internal(text.to_string()),
+        FetchError::SourcesLost { .. }
+        | FetchError::Mismatch { .. }
+        | FetchError::Abandoned
+        | FetchError::Stopped => SourceError::Upstream(error.to_string()),
+    }
+}
+
+fn put_error(error: &StoreError) -> SourceError {
+    match error {
+        StoreError::Mismatch { .. } => SourceError::Mismatch(error.to_string()),
+        StoreError::TooLarge { .. } => SourceError::TooLarge,
+        StoreError::NoSpace { .. } => SourceError::NoSpace,
+        StoreError::Body { .. } => SourceError::Invalid(error.to_string()),
+        StoreError::Io { .. }
+        | StoreError::Locked { .. }
+        | StoreError::Incomplete { .. }
+        | StoreError::Aborted { .. }
+        | StoreError::TooManyPartials { .. }
+        | StoreError::Index { .. }
+        | StoreError::Worker { .. }
+        | StoreError::NotHeld { .. } => SourceError::Internal(error.to_string()),
+    }
+}

@@ -1,0 +1,203 @@
+//! Finding a narinfo: what is held, then peers and origins at once.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::StreamExt;
+use futures::future::{BoxFuture, WeakShared};
+use futures::stream::FuturesUnordered;
+use lru::LruCache;
+use p2p_cache_http_gateway::SourceError;
+use p2p_cache_protocol::{NarInfo, StoreHash, TrustedKeys};
+
+use crate::fetch::Peers;
+use crate::origin::{OriginError, OriginId, Origins};
+use crate::store::BlobStore;
+
+/// Narinfos remembered in memory without their NAR being held, about 1 KiB each.
+const MAX_RECENT: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
+/// How long such a narinfo, and the origin that had it, is believed without asking again.
+const RECENT_FOR: Duration = Duration::from_secs(600);
+/// Peers asked for one narinfo.
+const MAX_PEERS_ASKED: usize = 32;
+/// After the origin said that it has none, peers that have not answered yet get this much longer.
+const PEERS_GRACE: Duration = Duration::from_millis(500);
+/// Look-ups under way, above which ended ones are swept out of the table.
+const SWEEP_ABOVE: usize = 256;
+
+/// A narinfo and where it is from.
+#[derive(Debug, Clone)]
+pub(super) struct FoundNarInfo {
+    pub(super) narinfo: Arc<NarInfo>,
+    /// The origin that answered with it; `None` when it came from the store or a peer.
+    pub(super) origin: Option<OriginId>,
+}
+
+type Lookup = BoxFuture<'static, Result<FoundNarInfo, SourceError>>;
+
+/// Looks narinfos up; equal requests share one look-up. Cheap to clone.
+#[derive(Clone)]
+pub struct NarInfos {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: BlobStore,
+    origins: Origins,
+    peers: Arc<dyn Peers>,
+    keys: TrustedKeys,
+    recent: Mutex<LruCache<StoreHash, (FoundNarInfo, Instant)>>,
+    lookups: Mutex<HashMap<StoreHash, WeakShared<Lookup>>>,
+}
+
+impl NarInfos {
+    /// `keys` decide which narinfos of peers count.
+    pub fn new(store: BlobStore, origins: Origins, peers: Arc<dyn Peers>, keys: TrustedKeys) -> Self {
+        let recent = Mutex::new(LruCache::new(MAX_RECENT));
+        Self { shared: Arc::new(Shared { store, origins, peers, keys, recent, lookups: Mutex::default() }) }
+    }
+
+    /// The narinfo of a store path. `NotFound` only when the origins said so and no peer has it.
+    pub(super) async fn find(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        if let Some(found) = self.shared.recent(hash) {
+            return Ok(found);
+        }
+        let held = self.shared.store.narinfo(hash).await.map(Arc::new);
+        if let Some(narinfo) = &held
+            && narinfo.verified_by(&self.shared.keys).is_some()
+        {
+            return Ok(FoundNarInfo { narinfo: Arc::clone(narinfo), origin: None });
+        }
+        match self.look_up_once(hash).await {
+            Ok(found) => Ok(found),
+            // Held but vouched for by no trusted key: good enough when nobody knows better, as an origin once said it.
+            Err(error) => held.map(|narinfo| FoundNarInfo { narinfo, origin: None }).ok_or(error),
+        }
+    }
+
+    async fn look_up_once(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        let lookup = {
+            let mut lookups = self.shared.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+            if lookups.len() > SWEEP_ABOVE {
+                lookups.retain(|_, lookup| lookup.upgrade().is_some());
+            }
+            match lookups.get(&hash).and_then(WeakShared::upgrade) {
+                Some(running) => running,
+                None => {
+                    let shared = Arc::clone(&self.shared);
+                    let lookup: Lookup = async move { shared.look_up(hash).await }.boxed();
+                    let lookup = lookup.shared();
+                    if let Some(weak) = lookup.downgrade() {
+                        lookups.insert(hash, weak);
+                    }
+                    lookup
+                }
+            }
+        };
+        let result = lookup.await;
+        self.shared.lookups.lock().unwrap_or_else(PoisonError::into_inner).remove(&hash);
+        result
+    }
+}
+
+impl Shared {
+    fn recent(&self, hash: StoreHash) -> Option<FoundNarInfo> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        match recent.get(&hash) {
+            Some((found, since)) if since.elapsed() < RECENT_FOR => Some(found.clone()),
+            Some(_) => {
+                recent.pop(&hash);
+                None
+            }
+            None => None,
+        }
+    }
+
+    async fn look_up(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        let found = self.race(hash).await?;
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.put(hash, (found.clone(), Instant::now()));
+        Ok(found)
+    }
+
+    /// Asks peers and origins at the same time; the first valid answer wins. When the origins said that there is
+    /// none, peers are only given a moment longer; when they could not be reached, every peer is heard.
+    async fn race(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        let peers = self.ask_peers(hash);
+        let origins = self.ask_origins(hash);
+        tokio::pin!(peers, origins);
+        let mut refused = None;
+        let mut peers_done = false;
+        let grace = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(grace);
+        loop {
+            tokio::select! {
+                narinfo = &mut peers, if !peers_done => match narinfo {
+                    Some(narinfo) => return Ok(FoundNarInfo { narinfo, origin: None }),
+                    None => peers_done = true,
+                },
+                answer = &mut origins, if refused.is_none() => match answer {
+                    Ok(found) => return Ok(found),
+                    Err(error) => {
+                        if error == SourceError::NotFound && !self.origins.is_empty() {
+                            grace.set(tokio::time::sleep(PEERS_GRACE));
+                        }
+                        refused = Some(error);
+                    }
+                },
+                () = &mut grace => peers_done = true,
+            }
+            if peers_done && let Some(error) = refused {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn ask_origins(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        match self.origins.narinfo(hash, None, &[]).await {
+            Ok(found) => Ok(FoundNarInfo { narinfo: Arc::new(found.narinfo), origin: Some(found.origin) }),
+            Err(OriginError::NotFound { .. }) => Err(SourceError::NotFound),
+            Err(error) => Err(SourceError::Upstream(error.to_string())),
+        }
+    }
+
+    /// The first narinfo of a peer that a trusted key verifies.
+    async fn ask_peers(&self, hash: StoreHash) -> Option<Arc<NarInfo>> {
+        if self.keys.is_empty() {
+            return None;
+        }
+        let asked = self.peers.connected().into_iter().take(MAX_PEERS_ASKED);
+        let mut answers: FuturesUnordered<_> =
+            asked.map(|(peer, _)| async move { (peer, self.peers.narinfo(peer, hash).await) }).collect();
+        while let Some((peer, answer)) = answers.next().await {
+            match answer {
+                Ok(Some(text)) => match self.accept(hash, &text) {
+                    Ok(narinfo) => return Some(Arc::new(narinfo)),
+                    Err(reason) => tracing::warn!(%peer, %hash, reason, "narinfo of a peer refused"),
+                },
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%peer, %hash, %error, "narinfo not had from peer");
+                    if let Some(reason) = error.ban_reason() {
+                        self.peers.ban(peer, reason).await;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn accept(&self, hash: StoreHash, text: &str) -> Result<NarInfo, String> {
+        let narinfo = NarInfo::parse(text).map_err(|error| error.to_string())?;
+        if narinfo.store_path.hash() != hash {
+            return Err(format!("it is for {}", narinfo.store_path));
+        }
+        match narinfo.verified_by(&self.keys) {
+            Some(_) => Ok(narinfo),
+            None => Err("no trusted key verifies it".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Configuration in layers: built-in default, TOML file, environment, flags; the later wins.
+//!
+//! [`SETTINGS`] describes every setting once; [`load`] reads all layers, reports every fault at once with
+//! place and remedy, and yields a plain [`Config`] for the daemon beside the origin of each value.
+//! Nothing but the configuration file is opened.
+
+mod checks;
+mod environment;
+mod fault;
+mod file;
+mod layers;
+mod model;
+mod parsers;
+mod settings;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod units;
+
+pub use environment::{CONFIG_FILE_VARIABLE, DEFAULT_CONFIG_FILE, Surroundings};
+pub use fault::{ConfigError, Fault, Source, redact};
+pub use layers::{Effective, Flags, Loaded, load};
+pub use model::Config;
+pub(crate) use parsers::boolean as parse_boolean;
+pub use settings::{Assign, DefaultValue, EMPTY_LIST, ENVIRONMENT_PREFIX, SETTINGS, Setting};
+pub use units::{MAX_DURATION, UNLIMITED, parse_duration, parse_rate, parse_size};

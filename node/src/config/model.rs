@@ -1,0 +1,93 @@
+//! The effective configuration as the daemon consumes it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use p2p_cache_discovery::{Multiaddr, PeerId};
+use p2p_cache_protocol::signature::PublicKey;
+use url::Url;
+
+use crate::peers::Share;
+
+/// Every setting of a node, checked. Made by [`load`](super::load) or [`Config::built_in`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Directory of blobs, index, lock and node key; absolute.
+    pub state_dir: PathBuf,
+    /// Address that clients on this machine talk to; port 0 means any free port.
+    pub http: SocketAddr,
+    /// Addresses on which other nodes reach this one.
+    pub listen: Vec<Multiaddr>,
+    /// Static peers, with or without a trailing `/p2p/ID`.
+    pub peers: Vec<Multiaddr>,
+    /// Upstream binary caches, the first one preferred.
+    pub origins: Vec<Url>,
+    /// Keys of which one must have signed a narinfo that comes from a peer.
+    pub trusted_public_keys: Vec<PublicKey>,
+    /// How far blobs of this node may travel.
+    pub share: Share,
+    /// Whether nodes on the local network are found by multicast DNS.
+    pub mdns: bool,
+    /// Whether the wide-area hash table is used.
+    pub dht: bool,
+    /// Limit of the blob store in bytes; `None` is unlimited.
+    pub max_store_size: Option<u64>,
+    /// Limit of all uploads to peers together, in bytes per second; `None` is unlimited.
+    pub upload_rate: Option<u64>,
+    /// Directory that has `nix/store` and `nix/var/nix/db` below it; absolute.
+    pub nix_store: PathBuf,
+    /// Time for a connection to an origin.
+    pub origin_connect_timeout: Duration,
+    /// Time until the first byte of an origin's answer, the connection included.
+    pub origin_first_byte_timeout: Duration,
+    /// Longest silence of an origin in mid-answer.
+    pub origin_progress_timeout: Duration,
+    /// How often a request to one origin is tried, the first time included.
+    pub origin_attempts: u32,
+    /// How long an origin that failed is skipped.
+    pub origin_down_memory: Duration,
+    /// Extents that are read and sent to peers at the same time. Each holds up to 1 MiB of memory.
+    pub upload_slots: u32,
+    /// Requests per second that one peer may make.
+    pub requests_per_second_per_peer: u32,
+    /// Look-ups of blobs that are not held, per minute, that one peer may make.
+    pub failed_lookups_per_minute_per_peer: u32,
+    /// Peers that may connect; `None` is everybody. An empty list in a layer means `None` too.
+    pub allowed_peers: Option<Vec<PeerId>>,
+    /// Mixed into the keys of provider records: only nodes with the same salt find each other's blobs.
+    pub swarm_salt: String,
+    /// Which log events are written, as a filter of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+}
+
+impl Config {
+    /// A configuration in which nothing is set yet; the defaults of the settings table fill it.
+    pub(super) fn blank() -> Config {
+        Config {
+            state_dir: PathBuf::new(),
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            listen: Vec::new(),
+            peers: Vec::new(),
+            origins: Vec::new(),
+            trusted_public_keys: Vec::new(),
+            share: Share::None,
+            mdns: true,
+            dht: true,
+            max_store_size: None,
+            upload_rate: None,
+            nix_store: PathBuf::new(),
+            origin_connect_timeout: Duration::ZERO,
+            origin_first_byte_timeout: Duration::ZERO,
+            origin_progress_timeout: Duration::ZERO,
+            origin_attempts: 0,
+            origin_down_memory: Duration::ZERO,
+            upload_slots: 0,
+            requests_per_second_per_peer: 0,
+            failed_lookups_per_minute_per_peer: 0,
+            allowed_peers: None,
+            swarm_salt: String::new(),
+            log: String::new(),
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The table of all settings: the one place where a setting is described.
+//!
+//! Flags, help texts, environment variables, TOML keys, defaults, parsers and the printed configuration
+//! are made from it.
+
+use std::path::PathBuf;
+
+use super::environment::Surroundings;
+use super::model::Config;
+use super::{parsers, units};
+
+/// What all variables of the environment begin with.
+pub const ENVIRONMENT_PREFIX: &str = "P2P_CACHE_";
+
+/// The word that stands for an empty list where a list cannot be written empty.
+pub const EMPTY_LIST: &str = "none";
+
+/// Bound on the counts per peer, which only keeps slips of the keyboard out.
+const MAX_COUNT: u32 = 1_000_000;
+/// Each slot holds up to 1 MiB of memory.
+const MAX_UPLOAD_SLOTS: u32 = 4096;
+/// More attempts than this only multiply a dead origin's time-outs.
+const MAX_ORIGIN_ATTEMPTS: u32 = 10;
+
+/// One setting.
+pub struct Setting {
+    /// Key in the TOML file; the flag is `--KEY`, the variable `P2P_CACHE_KEY` with `_` for `-`.
+    pub key: &'static str,
+    /// Whether `serve` has a flag for it.
+    pub flag: bool,
+    /// Placeholder of the value in help texts, which names its unit or form.
+    pub value_name: &'static str,
+    /// What it does, and what it costs.
+    pub help: &'static str,
+    /// How to write it, as an order; ends every message about a bad value.
+    pub remedy: &'static str,
+    /// A value that is accepted and differs from the default.
+    pub example: &'static str,
+    /// A value that is refused; the tests feed it through every layer.
+    pub bad_example: &'static str,
+    /// Value when no layer gives one.
+    pub default: DefaultValue,
+    /// Whether a bare TOML integer is a value.
+    pub takes_integer: bool,
+    /// How a value reaches the configuration.
+    pub assign: Assign,
+}
+
+/// The default of a setting.
+pub enum DefaultValue {
+    /// Fixed, as text that the setting's own parser reads.
+    Text(&'static [&'static str]),
+    /// Depends on the user and the environment; the error says what is missing.
+    Computed(fn(&Surroundings) -> Result<PathBuf, String>),
+}
+
+/// A failure is a clause that follows the value in a message: "is not a whole number".
+type Put = fn(&mut Config, &str) -> Result<(), String>;
+
+/// How a value reaches the configuration.
+pub enum Assign {
+    /// A single value.
+    One(Put),
+    /// A list: cleared first, then each item is pushed. A layer replaces the list of the layer below.
+    Many {
+        /// Empties the list.
+        clear: fn(&mut Config),
+        /// Adds one item.
+        push: Put,
+    },
+    /// True or false; the flag alone means true.
+    Switch(fn(&mut Config, bool)),
+}
+
+impl Setting {
+    /// The setting with this key.
+    #[must_use]
+    pub fn find(key: &str) -> Option<&'static Setting> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// Name of its environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("{ENVIRONMENT_PREFIX}{}", self.key.to_ascii_uppercase().replace('-', "_"))
+    }
+
+    /// Name of its flag, with dashes, whether or not a command has it.
+    #[must_use]
+    pub fn flag_name(&self) -> String {
+        format!("--{}", self.key)
+    }
+
+    /// Whether several values may be given.
+    #[must_use]
+    pub fn is_list(&self) -> bool {
+        matches!(self.assign, Assign::Many { .. })
+    }
+
+    /// Whether it is true or false.
+    #[must_use]
+    pub fn is_switch(&self) -> bool {
+        matches!(self.assign, Assign::Switch(_))
+    }
+}
+
+fn set<T>(slot: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *slot = value?;
+    Ok(())
+}
+
+fn push<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), String> {
+    list.push(item?);
+    Ok(())
+}
+
+const DURATION_REMEDY: &str = "write a duration with a unit, for example 500ms or 10s";
+const COUNT_REMEDY: &str = "write a whole number above zero";
+
+/// Every setting, in the order in which it is printed.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        key: "state-dir",
+        flag: true,
+        value_name: "DIR",
+        help: "Directory of blobs, index and node key",
+        remedy: "write the path of a directory, for example /var/lib/p2p-cache",
+        example: "/srv/p2p-cache",
+        bad_example: "",
+        default: DefaultValue::Computed(Surroundings::state_dir),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.state_dir, parsers::path(text))),
+    },
+    Setting {
+        key: "http",
+        flag: true,
+        value_name: "ADDR:PORT",
+        help: "Address for clients on this machine, such as Nix; port 0 takes any free port",
+        remedy: "write ADDR:PORT, for example 127.0.0.1:5380 or [::1]:5380",
+        example: "127.0.0.1:8080",
+        bad_example: "localhost",
+        default: DefaultValue::Text(&["127.0.0.1:5380"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.http, parsers::socket_address(text))),
+    },
+    Setting {
+        key: "listen",
+        flag: true,
+        value_name: "MULTIADDR",
+        help: "Address on which other nodes reach this one; repeatable, `none` for no address",
+        remedy: "write /ip4/ADDR/tcp/PORT or /ip4/ADDR/udp/PORT/quic-v1, for example /ip4/0.0.0.0/tcp/5381",
+        example: "/ip4/127.0.0.1/tcp/0",
+        bad_example: "0.0.0.0:5381",
+        default: DefaultValue::Text(&[
+            "/ip4/0.0.0.0/tcp/5381",
+            "/ip6/::/tcp/5381",
+            "/ip4/0.0.0.0/udp/5381/quic-v1",
+            "/ip6/::/udp/5381/quic-v1",
+        ]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.listen.clear(),
+            push: |c, text| push(&mut c.listen, parsers::listen_address(text)),
+        },
+    },
+    Setting {
+        key: "peer",
+        flag: true,
+        value_name: "MULTIADDR",
+        help: "Node to stay connected with; repeatable",
+        remedy: "write the address after `peer=` in the other node's ready line, \
+                 for example /ip4/192.0.2.7/tcp/5381",
+        example: "/ip4/192.0.2.7/tcp/5381",
+        bad_example: "192.0.2.7:5381",
+        default: DefaultValue::Text(&[]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.peers.clear(),
+            push: |c, text| push(&mut c.peers, parsers::peer_address(text)),
+        },
+    },
+    Setting {
+        key: "origin",
+        flag: true,
+        value_name: "URL",
+        help: "Upstream binary cache; repeatable, the first is preferred, `none` for no upstream",
+        remedy: "write an http or https URL, for example https://cache.nixos.org",
+        example: "https://cache.example.org/nix",
+        bad_example: "cache.example.org",
+        default: DefaultValue::Text(&["https://cache.nixos.org"]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.origins.clear(),
+            push: |c, text| push(&mut c.origins, parsers::origin_url(text)),
+        },
+    },
+    Setting {
+        key: "trusted-public-key",
+        flag: true,
+        value_name: "NAME:KEY",
+        help: "Key of a public cache: what it signed is taken from peers and may be shared; repeatable",
+        remedy: "write NAME:KEY as in `trusted-public-keys` of nix.conf, \
+                 for example cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+        example: "example-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+        bad_example: "cache.nixos.org-1:short",
+        default: DefaultValue::Text(&["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.trusted_public_keys.clear(),
+            push: |c, text| push(&mut c.trusted_public_keys, parsers::public_key(text)),
+        },
+    },
+    Setting {
+        key: "share",
+        flag: true,
+        value_name: "none|lan|public",
+        help: "How far blobs of this node may travel",
+        remedy: "write none, lan or public",
+        example: "public",
+        bad_example: "everyone",
+        default: DefaultValue::Text(&["lan"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.share, parsers::share(text))),
+    },
+    Setting {
+        key: "no-mdns",
+        flag: true,
+        value_name: "true|false",
+        help: "Do not look for nodes on the local network",
+        remedy: "write true or false",
+        example: "true",
+        bad_example: "maybe",
+        default: DefaultValue::Text(&["false"]),
+        takes_integer: false,
+        assign: Assign::Switch(|c, off| c.mdns = !off),
+    },
+    Setting {
+        key: "no-dht",
+        flag: true,
+        value_name: "true|false",
+        help: "Do not use the wide-area hash table",
+        remedy: "write true or false",
+        example: "true",
+        bad_example: "maybe",
+        default: DefaultValue::Text(&["false"]),
+        takes_integer: false,
+        assign: Assign::Switch(|c, off| c.dht = !off),
+    },
+    Setting {
+        key: "max-store-size",
+        flag: true,
+        value_name: "SIZE",
+        help: "Disk space for blobs; the least recently used ones make room",
+        remedy: "write a size with a unit, for example 200MiB or 50GB, or `unlimited`",
+        example: "200MiB",
+        bad_example: "lots",
+        default: DefaultValue::Text(&["50GiB"]),
+        takes_integer: true,
+        assign: Assign::One(|c, text| set(&mut c.max_store_size, units::parse_size(text))),
+    },
+    Setting {
+        key: "upload-rate",
+        flag: true,
+        value_name: "RATE",
+        help: "Limit of all uploads to other nodes together",
+        remedy: "write a rate with a unit, for example 50Mbit/s or 10MB/s, or `unlimited`; \
+                 to upload nothing set share to none",
+        example: "50Mbit/s",
+        bad_example: "fast",
+        default: DefaultValue::Text(&["unlimited"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.upload_rate, units::parse_rate(text))),
+    },
+    Setting {
+        key: "nix-store",
+        flag: true,
+        value_name: "ROOT",
+        help: "Directory that has nix/store and nix/var/nix/db below it",
+        remedy: "write the path of a directory, for example /",
+        example: "/mnt",
+        bad_example: "",
+        default: DefaultValue::Text(&["/"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.nix_store, parsers::path(text))),
+    },
+    Setting {
+        key: "origin-connect-timeout",
+        flag: false,
+        value_name: "DURATION",
+        help: "Time for a connection to an origin",
+        remedy: DURATION_REMEDY,
+        example: "1s",
+        bad_example: "soon",
+        default: DefaultValue::Text(&["3s"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.origin_connect_timeout, units::parse_duration(text))),
+    },
+    Setting {
+        key: "origin-first-byte-timeout",
+        flag: false,
+        value_name: "DURATION",
+        help: "Time until the first byte of an origin's answer, the connection included",
+        remedy: DURATION_REMEDY,
+        example: "6s",
+        bad_example: "6",
+        default: DefaultValue::Text(&["8s"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.origin_first_byte_timeout, units::parse_duration(text))),
+    },
+    Setting {
+        key: "origin-progress-timeout",
+        flag: false,
+        value_name: "DURATION",
+        help: "Longest silence of an origin in mid-answer",
+        remedy: DURATION_REMEDY,
+        example: "20s",
+        bad_example: "0s",
+        default: DefaultValue::Text(&["10s"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.origin_progress_timeout, units::parse_duration(text))),
+    },
+    Setting {
+        key: "origin-attempts",
+        flag: false,
+        value_name: "COUNT",
+        help: "How often a request to one origin is tried, the first time included (1 to 10)",
+        remedy: "write a whole number from 1 to 10",
+        example: "2",
+        bad_example: "0",
+        default: DefaultValue::Text(&["3"]),
+        takes_integer: true,
+        assign: Assign::One(|c, text| set(&mut c.origin_attempts, parsers::count(text, MAX_ORIGIN_ATTEMPTS))),
+    },
+    Setting {
+        key: "origin-down-memory",
+        flag: false,
+        value_name: "DURATION",
+        help: "How long an origin that failed is skipped",
+        remedy: DURATION_REMEDY,
+        example: "1min",
+        bad_example: "forever",
+        default: DefaultValue::Text(&["10s"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.origin_down_memory, units::parse_duration(text))),
+    },
+    Setting {
+        key: "upload-slots",
+        flag: false,
+        value_name: "COUNT",
+        help: "Extents sent to other nodes at the same time; each holds up to 1 MiB of memory",
+        remedy: "write a whole number from 1 to 4096",
+        example: "8",
+        bad_example: "5000",
+        default: DefaultValue::Text(&["16"]),
+        takes_integer: true,
+        assign: Assign::One(|c, text| set(&mut c.upload_slots, parsers::count(text, MAX_UPLOAD_SLOTS))),
+    },
+    Setting {
+        key: "requests-per-second-per-peer",
+        flag: false,
+        value_name: "COUNT",
+        help: "Requests per second that one node may make",
+        remedy: COUNT_REMEDY,
+        example: "100",
+        bad_example: "-1",
+        default: DefaultValue::Text(&["2000"]),
+        takes_integer: true,
+        assign: Assign::One(|c, text| {
+            set(&mut c.requests_per_second_per_peer, parsers::count(text, MAX_COUNT))
+        }),
+    },
+    Setting {
+        key: "failed-lookups-per-minute-per-peer",
+        flag: false,
+        value_name: "COUNT",
+        help: "Look-ups of blobs that are not held, per minute, that one node may make",
+        remedy: COUNT_REMEDY,
+        example: "60",
+        bad_example: "1.5",
+        default: DefaultValue::Text(&["3000"]),
+        takes_integer: true,
+        assign: Assign::One(|c, text| {
+            set(&mut c.failed_lookups_per_minute_per_peer, parsers::count(text, MAX_COUNT))
+        }),
+    },
+    Setting {
+        key: "allowed-peers",
+        flag: false,
+        value_name: "PEERID",
+        help: "Peer ids of the nodes that may connect; an empty list admits every node",
+        remedy: "write the id that `p2p-cache id` prints on that node",
+        example: "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp",
+        bad_example: "laptop",
+        default: DefaultValue::Text(&[]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.allowed_peers = None,
+            push: |c, text| push(c.allowed_peers.get_or_insert_default(), parsers::peer_id(text)),
+        },
+    },
+    Setting {
+        key: "swarm-salt",
+        flag: false,
+        value_name: "TEXT",
+        help: "Only nodes with the same salt find each other's blobs in the wide area",
+        remedy: "write 1 to 64 bytes of text, the same on every node",
+        example: "our-office",
+        bad_example: "",
+        default: DefaultValue::Text(&["p2p-cache"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.swarm_salt, parsers::salt(text))),
+    },
+    Setting {
+        key: "log",
+        flag: false,
+        value_name: "FILTER",
+        help: "Which events are logged to standard error",
+        remedy: "write a level (error, warn, info, debug, trace) or target=level pairs, \
+                 for example info,p2p_cache=debug",
+        example: "warn,p2p_cache=debug",
+        bad_example: "p2p_cache=loudest",
+        default: DefaultValue::Text(&["info"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.log, parsers::log_filter(text))),
+    },
+];

@@ -1,0 +1,227 @@
+//! The daemon: everything is built here, in the order of its dependencies, and taken down in the reverse one.
+
+mod announcer;
+mod collector;
+mod holdings;
+mod peers;
+mod signals;
+mod status;
+
+use std::error::Error;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2p_cache_discovery::{Identity, IncomingStreams, Multiaddr, Network, NetworkConfig};
+use p2p_cache_http_gateway::{Gateway, GatewayConfig, GatewayMetrics};
+use p2p_cache_protocol::TrustedKeys;
+use prometheus_client::registry::Registry;
+
+use self::announcer::Announcer;
+use self::collector::NodeCollector;
+use self::peers::Swarm;
+use self::status::StatusReporter;
+use crate::artifacts::{Artifacts, NarInfos};
+use crate::config::Config;
+use crate::fetch::{FetchEngine, Peers};
+use crate::metrics::{Metrics, Sink, Source};
+use crate::origin::{OriginConfig, Origins};
+use crate::peers::{Bans, PeerClient, SharingPolicy, UploadLimits, UploadParts, UploadServer, claim_signer};
+use crate::store::{BlobStore, StoreConfig};
+
+/// Answers to HTTP clients that are short enough finish within this; longer ones are cut at a verified boundary.
+const HTTP_GRACE: Duration = Duration::from_secs(3);
+/// The same for answers to peers.
+const PEER_GRACE: Duration = Duration::from_secs(1);
+/// The whole shutdown; what has not ended by then is abandoned. The store is crash-safe.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(9);
+
+/// Why the daemon could not start or run.
+pub type DaemonError = Box<dyn Error + Send + Sync>;
+
+/// Runs a node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When something that it needs cannot be opened: state directory, identity, listen addresses.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let signals = signals::Termination::listen()?;
+    let daemon = Daemon::start(&config).await?;
+    println!("ready http=http://{} peer={}", daemon.http_addr(), daemon.peer_addr());
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    let signal = signals.wait().await;
+    tracing::info!(signal, "shutting down");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    if tokio::time::timeout(SHUTDOWN_LIMIT, daemon.shutdown()).await.is_err() {
+        tracing::warn!("shutdown took longer than {} s; the rest is abandoned", SHUTDOWN_LIMIT.as_secs());
+    }
+    Ok(())
+}
+
+/// A running node.
+pub struct Daemon {
+    gateway: Gateway,
+    uploads: UploadServer,
+    engine: FetchEngine,
+    client: PeerClient,
+    announcer: Announcer,
+    network: Network,
+    store: BlobStore,
+    status: Arc<StatusReporter>,
+}
+
+impl Daemon {
+    /// Opens and binds everything.
+    ///
+    /// # Errors
+    /// See [`run`].
+    pub async fn start(config: &Config) -> Result<Self, DaemonError> {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let store = BlobStore::open(store_config(config)).await?;
+        let identity = {
+            let state_dir = config.state_dir.clone();
+            tokio::task::spawn_blocking(move || Identity::load_or_create(&state_dir)).await??
+        };
+        let origins = Origins::new(origin_config(config), metrics.received(Source::origin))?;
+        let (network, incoming) = Network::start(network_config(config), &identity).await?;
+
+        let bans = Bans::new(Arc::new(network.clone()));
+        bans.register(&mut registry);
+        let keys = TrustedKeys::new(config.trusted_public_keys.clone());
+        let uploads = start_uploads(config, &store, &identity, incoming, bans.clone(), &keys, &metrics);
+        let client = PeerClient::new(Arc::new(network.clone()));
+        let swarm: Arc<dyn Peers> = Arc::new(Swarm::new(
+            network.clone(),
+            client.clone(),
+            bans,
+            config.swarm_salt.as_bytes(),
+            config.dht,
+        ));
+
+        let announcer = Announcer::start(network.clone(), store.clone(), keys.clone(), config);
+        let on_commit = announcer.handle();
+        let on_put = announcer.handle();
+        let engine = FetchEngine::new(
+            store.clone(),
+            origins.clone(),
+            Arc::clone(&swarm),
+            metrics.clone(),
+            Box::new(move |meta| on_commit.committed(meta)),
+        );
+        let narinfos = NarInfos::new(store.clone(), origins.clone(), swarm, keys);
+        let artifacts = Artifacts::new(
+            store.clone(),
+            engine.clone(),
+            narinfos,
+            Box::new(move |meta| on_put.committed(meta)),
+        );
+
+        let gateway_metrics =
+            GatewayMetrics::register(&mut registry).with_served_bytes(metrics.served(Sink::client));
+        registry.register_collector(Box::new(NodeCollector::new(network.clone(), store.clone())));
+        let status = Arc::new(StatusReporter::new(
+            network.clone(),
+            store.clone(),
+            config.max_store_size,
+            origins,
+            engine.clone(),
+            metrics,
+        ));
+        let gateway = Gateway::bind(
+            GatewayConfig { address: config.http, shutdown_grace: HTTP_GRACE, ..GatewayConfig::default() },
+            Arc::new(artifacts),
+            status.clone(),
+            Arc::new(registry),
+            gateway_metrics,
+        )
+        .await?;
+        status.set_ready(true);
+        Ok(Self { gateway, uploads, engine, client, announcer, network, store, status })
+    }
+
+    /// Where HTTP clients connect.
+    pub fn http_addr(&self) -> std::net::SocketAddr {
+        self.gateway.local_addr()
+    }
+
+    /// An address with which another node can reach this one: the first TCP address, with the peer id.
+    pub fn peer_addr(&self) -> String {
+        let addresses = self.network.listen_addrs();
+        let is_tcp = |address: &&Multiaddr| address.to_string().contains("/tcp/");
+        let address = addresses.iter().find(is_tcp).or(addresses.first());
+        let prefix = address.map(ToString::to_string).unwrap_or_default();
+        format!("{prefix}/p2p/{}", self.network.local_peer_id())
+    }
+
+    /// Stops accepting, lets short answers finish, cuts long ones, and closes everything in the order in which
+    /// nothing loses what it still needs.
+    pub async fn shutdown(self) {
+        self.status.set_ready(false);
+        self.gateway.shutdown().await;
+        self.uploads.shutdown(PEER_GRACE).await;
+        self.engine.shutdown().await;
+        self.announcer.shutdown().await;
+        self.client.shutdown(PEER_GRACE).await;
+        self.network.shutdown().await;
+        if let Err(error) = self.store.close().await {
+            tracing::error!(%error, "the store could not be flushed; the index is reconciled at the next start");
+        }
+    }
+}
+
+fn start_uploads(
+    config: &Config,
+    store: &BlobStore,
+    identity: &Identity,
+    incoming: IncomingStreams,
+    bans: Bans,
+    keys: &TrustedKeys,
+    metrics: &Metrics,
+) -> UploadServer {
+    let limits = UploadLimits {
+        upload_rate_bytes_per_second: config.upload_rate,
+        slots: NonZeroUsize::new(config.upload_slots as usize).unwrap_or(NonZeroUsize::MIN),
+        requests_per_second_per_peer: at_least_one(config.requests_per_second_per_peer),
+        failed_lookups_per_minute_per_peer: at_least_one(config.failed_lookups_per_minute_per_peer),
+    };
+    let parts = UploadParts {
+        holdings: Arc::new(store.clone()),
+        policy: SharingPolicy { share: config.share, trusted_keys: keys.clone() },
+        limits,
+        signer: claim_signer(identity),
+        bans,
+        served_bytes: metrics.served(Sink::peer),
+    };
+    UploadServer::start(incoming, parts)
+}
+
+fn at_least_one(value: u32) -> NonZeroU32 {
+    NonZeroU32::new(value).unwrap_or(NonZeroU32::MIN)
+}
+
+fn store_config(config: &Config) -> StoreConfig {
+    StoreConfig { max_bytes: config.max_store_size, ..StoreConfig::new(&config.state_dir) }
+}
+
+fn origin_config(config: &Config) -> OriginConfig {
+    OriginConfig {
+        urls: config.origins.clone(),
+        connect_timeout: config.origin_connect_timeout,
+        first_byte_timeout: config.origin_first_byte_timeout,
+        progress_timeout: config.origin_progress_timeout,
+        attempts: config.origin_attempts,
+        down_memory: config.origin_down_memory,
+        ..OriginConfig::default()
+    }
+}
+
+fn network_config(config: &Config) -> NetworkConfig {
+    NetworkConfig {
+        listen: config.listen.clone(),
+        peers: config.peers.clone(),
+        mdns: config.mdns,
+        dht: config.dht,
+        allowed_peers: config.allowed_peers.clone(),
+        ..NetworkConfig::default()
+    }
+}

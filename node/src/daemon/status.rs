@@ -1,0 +1,101 @@
+//! What the node says of itself.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use p2p_cache_discovery::{Network, PeerInfo, Scope};
+use p2p_cache_http_gateway::{
+    NodeStatus, OriginStatus, PeerStatus, Status, StoreStatus, Totals, TransferStatus,
+};
+
+use crate::fetch::{FetchEngine, Transfer};
+use crate::metrics::{Metrics, Sink, Source};
+use crate::origin::Origins;
+use crate::store::BlobStore;
+
+/// Answers `/readyz` and `/api/v1/status`.
+pub(super) struct StatusReporter {
+    network: Network,
+    store: BlobStore,
+    max_store_bytes: Option<u64>,
+    origins: Origins,
+    engine: FetchEngine,
+    metrics: Metrics,
+    started: Instant,
+    ready: AtomicBool,
+}
+
+impl StatusReporter {
+    pub(super) fn new(
+        network: Network,
+        store: BlobStore,
+        max_store_bytes: Option<u64>,
+        origins: Origins,
+        engine: FetchEngine,
+        metrics: Metrics,
+    ) -> Self {
+        let started = Instant::now();
+        let ready = AtomicBool::new(false);
+        Self { network, store, max_store_bytes, origins, engine, metrics, started, ready }
+    }
+
+    pub(super) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl NodeStatus for StatusReporter {
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    async fn status(&self) -> Status {
+        let usage = self.store.usage();
+        let origins = self.origins.health().into_iter().map(|origin| OriginStatus {
+            url: origin.url,
+            healthy: origin.healthy,
+            last_error: origin.last_error,
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            peer_id: self.network.local_peer_id().to_string(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            listen: self.network.listen_addrs().iter().map(ToString::to_string).collect(),
+            peers: self.network.peers().iter().map(peer_status).collect(),
+            store: StoreStatus { bytes: usage.bytes, max_bytes: self.max_store_bytes, blobs: usage.blobs },
+            origins: origins.collect(),
+            transfers: self.engine.transfers().iter().map(|transfer| transfer_status(transfer)).collect(),
+            totals: Totals {
+                received_origin_bytes: self.metrics.received(Source::origin).get(),
+                received_peer_bytes: self.metrics.received(Source::peer).get(),
+                served_client_bytes: self.metrics.served(Sink::client).get(),
+                served_peer_bytes: self.metrics.served(Sink::peer).get(),
+            },
+        }
+    }
+}
+
+fn peer_status(info: &PeerInfo) -> PeerStatus {
+    let scope = match info.scope {
+        Scope::Lan => "lan",
+        Scope::Public => "public",
+    };
+    PeerStatus {
+        peer_id: info.peer.to_string(),
+        address: info.address.to_string(),
+        scope: scope.to_owned(),
+        rtt_ms: info.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        agent: info.agent.clone(),
+    }
+}
+
+fn transfer_status(transfer: &Transfer) -> TransferStatus {
+    TransferStatus {
+        digest: transfer.digest().to_string(),
+        size_bytes: transfer.size(),
+        present_bytes: transfer.arrived_bytes(),
+        readers: transfer.readers() as u64,
+    }
+}

@@ -1,0 +1,489 @@
+//! Runs one transfer: turns what the scheduler decides into look-ups, requests, writes and bans, and what comes of
+//! them into events. Everything it starts is aborted when it ends.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use p2p_cache_discovery::PeerId;
+use p2p_cache_protocol::Claim;
+use p2p_cache_protocol::GroupRange;
+use p2p_cache_protocol::{BlobId, Digest, Sha256Digest};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::lookup::{self, Found};
+use super::origin_pump::{self, OriginPump};
+use super::scheduler::{
+    Action, Event, Fault, FetchScheduler, Holdings, LookupPhase, ReaderId, SchedulerConfig, SourceId,
+    SourceKind,
+};
+use super::transfer::{Phase, Transfer};
+use super::{FetchError, FetchRequest, Shared};
+use crate::metrics::Source;
+use crate::origin::OriginId;
+use crate::peers::{BanReason, PeerError};
+use crate::store::{PartialBlob, StoreError, WriteError};
+
+/// Reports waiting for the driver. A task with one more waits; tasks are bounded by the scheduler's in-flight limit.
+const MAX_REPORTS: usize = 256;
+/// Answers of a look-up waiting for the driver.
+const MAX_FOUND: usize = 64;
+/// A transfer that nobody reads goes on for this long, in case the client comes back.
+const ABANDON_AFTER: Duration = Duration::from_secs(30);
+/// The origins together are one source to the scheduler: the pump goes from one to the next by itself.
+const ORIGIN: SourceId = SourceId(0);
+
+/// What the tasks of a transfer tell its driver.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// Goes to the scheduler as it is.
+    Event(Event),
+    /// A request to a peer failed.
+    PeerFailed { source: SourceId, extent: GroupRange, error: PeerError },
+    /// An answer of a peer did not fit the hash tree, or could not be stored.
+    WriteFailed { source: SourceId, extent: GroupRange, error: WriteError },
+    /// Bytes of this origin have been stored.
+    OriginUsed(OriginId),
+    /// All origins were tried in vain.
+    OriginFailed(Arc<str>),
+    /// Nothing can be stored any more: the transfer ends.
+    Fatal(FetchError),
+}
+
+/// A peer that takes part in a transfer.
+struct PeerSource {
+    peer: PeerId,
+}
+
+struct Driver<'a> {
+    shared: &'a Arc<Shared>,
+    request: FetchRequest,
+    transfer: Arc<Transfer>,
+    scheduler: FetchScheduler,
+    started: Instant,
+    wake_at: Option<Duration>,
+    blob: Option<BlobId>,
+    sources: HashMap<SourceId, PeerSource>,
+    next_source: u32,
+    requests: HashMap<(SourceId, GroupRange), AbortHandle>,
+    origin_task: Option<AbortHandle>,
+    origins_used: Vec<OriginId>,
+    claimants: Vec<PeerId>,
+    readers: BTreeMap<ReaderId, u64>,
+    unread_since: Option<Instant>,
+    tasks: JoinSet<()>,
+    reports: mpsc::Sender<Report>,
+    last_error: Option<Arc<str>>,
+}
+
+/// Drives `transfer` to its end and leaves it verified (and its blob committed) or failed.
+pub(super) async fn drive(shared: &Arc<Shared>, request: FetchRequest, transfer: &Arc<Transfer>) {
+    let digest = request.digest;
+    let (reports, inbox) = mpsc::channel(MAX_REPORTS);
+    let driver = Driver::new(shared, request, Arc::clone(transfer), reports);
+    let outcome = tokio::select! {
+        outcome = driver.run(inbox) => outcome,
+        () = shared.stop.cancelled() => Err(FetchError::Stopped),
+    };
+    match outcome {
+        Ok(()) => tracing::debug!(%digest, elapsed = ?transfer.started.elapsed(), "fetched"),
+        Err(error) => {
+            tracing::info!(%digest, %error, "fetch failed");
+            transfer.partial().abort(error.to_string());
+            transfer.set_phase(Phase::Failed(error));
+        }
+    }
+}
+
+impl<'a> Driver<'a> {
+    fn new(
+        shared: &'a Arc<Shared>,
+        request: FetchRequest,
+        transfer: Arc<Transfer>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let blob = match request.digest {
+            Digest::Blake3(blob) => Some(blob),
+            Digest::Sha256(_) => None,
+        };
+        let scheduler = FetchScheduler::new(SchedulerConfig::default(), transfer.size(), rand::random());
+        Self {
+            shared,
+            scheduler,
+            started: Instant::now(),
+            wake_at: None,
+            blob,
+            sources: HashMap::new(),
+            next_source: ORIGIN.0 + 1,
+            requests: HashMap::new(),
+            origin_task: None,
+            origins_used: Vec::new(),
+            claimants: Vec::new(),
+            readers: BTreeMap::new(),
+            unread_since: Some(Instant::now()),
+            tasks: JoinSet::new(),
+            reports,
+            last_error: None,
+            request,
+            transfer,
+        }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Report>) -> Result<(), FetchError> {
+        let (found_sender, mut found) = mpsc::channel(MAX_FOUND);
+        self.tasks.spawn(lookup::run(Arc::clone(&self.shared.peers), self.request.digest, found_sender));
+        let transfer = Arc::clone(&self.transfer);
+        let whole = transfer.partial().verify_whole();
+        tokio::pin!(whole);
+        let mut complete = self.begin().await?;
+        let mut hashed = None;
+        while !complete || hashed.is_none() {
+            let wake = self.next_wake();
+            let events = tokio::select! {
+                Some(report) = inbox.recv() => self.on_report(report)?,
+                Some(found) = found.recv() => self.on_found(found).await,
+                hash = &mut whole, if hashed.is_none() => {
+                    hashed = Some(hash?);
+                    Vec::new()
+                }
+                () = transfer.readers_changed.notified() => self.on_readers(),
+                () = tokio::time::sleep(wake) => vec![Event::Tick],
+                Some(_) = self.tasks.join_next() => Vec::new(),
+            };
+            self.check_abandoned()?;
+            for event in events {
+                complete |= self.feed(event).await?;
+            }
+        }
+        self.tasks.abort_all();
+        let hash = hashed.ok_or(FetchError::Stopped)?;
+        self.finish(hash).await
+    }
+
+    /// Introduces the origin, if there is one that may be asked.
+    async fn begin(&mut self) -> Result<bool, FetchError> {
+        let mut complete = self.transfer.size() == 0;
+        if self.request.narinfo.is_some() && !self.shared.origins.is_empty() {
+            let kind = SourceKind::Origin {
+                ranged: false,
+                expected_bytes_per_second: None,
+                expected_first_byte: None,
+            };
+            complete |= self.feed(Event::SourceAdded { source: ORIGIN, kind }).await?;
+        }
+        Ok(complete)
+    }
+
+    fn next_wake(&self) -> Duration {
+        let scheduled = self.wake_at.map(|at| at.saturating_sub(self.started.elapsed()));
+        scheduled.unwrap_or(ABANDON_AFTER).min(ABANDON_AFTER)
+    }
+
+    /// Gives the scheduler an event and runs its actions. True when all groups are present.
+    async fn feed(&mut self, event: Event) -> Result<bool, FetchError> {
+        let actions = self.scheduler.on_event(self.started.elapsed(), event);
+        let mut complete = false;
+        for action in actions {
+            match action {
+                Action::Request { source, extent } => self.request_extent(source, extent),
+                Action::Cancel { source, extent } => self.cancel(source, extent),
+                Action::StartOrigin { .. } => self.start_origin(),
+                Action::StopOrigin { .. } => self.stop_origin(),
+                Action::DropSource { source, reason } => {
+                    tracing::debug!(digest = %self.request.digest, %source, ?reason, "source dropped");
+                    self.forget(source);
+                }
+                Action::BanSource { source } => self.ban(source).await,
+                Action::WakeAt(at) => self.wake_at = Some(at),
+                Action::Complete => complete = true,
+                Action::Failed(reason) => return Err(self.lost(reason)),
+            }
+        }
+        Ok(complete)
+    }
+
+    fn lost(&self, reason: super::scheduler::FailReason) -> FetchError {
+        match (reason, &self.last_error) {
+            (super::scheduler::FailReason::NoSource, None) => FetchError::NotFound,
+            (_, last) => FetchError::SourcesLost { reason, last: last.clone() },
+        }
+    }
+
+    async fn on_found(&mut self, found: Found) -> Vec<Event> {
+        match found {
+            Found::Holder { peer, claim, rtt } => self.on_holder(peer, &claim, rtt),
+            Found::Liar { peer, error } => {
+                tracing::warn!(%peer, %error, "peer banned");
+                if let Some(reason) = error.ban_reason() {
+                    self.shared.peers.ban(peer, reason).await;
+                }
+                Vec::new()
+            }
+            Found::NearDone => vec![Event::Lookup(LookupPhase::Wide)],
+            Found::Finished => vec![Event::Lookup(LookupPhase::Finished)],
+        }
+    }
+
+    /// The first claim settles which tree is fetched; a peer that claims another cannot help with this one.
+    fn on_holder(&mut self, peer: PeerId, claim: &Claim, rtt: Option<Duration>) -> Vec<Event> {
+        let digest = self.request.digest;
+        if claim.size != self.transfer.size() {
+            tracing::warn!(%peer, %digest, claimed = claim.size, size = self.transfer.size(), "claim of another size ignored");
+            return Vec::new();
+        }
+        let blob = *self.blob.get_or_insert(claim.blob);
+        if blob != claim.blob {
+            tracing::warn!(%peer, %digest, "claims contradict each other; the later one is ignored");
+            return Vec::new();
+        }
+        self.claimants.push(peer);
+        let source = SourceId(self.next_source);
+        self.next_source += 1;
+        self.sources.insert(source, PeerSource { peer });
+        vec![Event::SourceAdded { source, kind: SourceKind::Peer { holdings: Holdings::Complete, rtt } }]
+    }
+
+    fn on_report(&mut self, report: Report) -> Result<Vec<Event>, FetchError> {
+        match report {
+            Report::Event(event) => {
+                if let Event::ExtentDone { source, extent } = &event {
+                    self.requests.remove(&(*source, *extent));
+                }
+                Ok(vec![event])
+            }
+            Report::PeerFailed { source, extent, error } => {
+                self.requests.remove(&(source, extent));
+                self.last_error = Some(Arc::from(error.to_string()));
+                Ok(vec![Event::ExtentFailed { source, extent, fault: fault_of(&error) }])
+            }
+            Report::WriteFailed { source, extent, error } => {
+                self.requests.remove(&(source, extent));
+                self.on_write_failed(source, extent, &error)
+            }
+            Report::OriginUsed(origin) => {
+                if !self.origins_used.contains(&origin) {
+                    self.origins_used.push(origin);
+                }
+                Ok(Vec::new())
+            }
+            Report::OriginFailed(error) => {
+                self.last_error = Some(error);
+                self.origin_task = None;
+                Ok(vec![Event::OriginEnded { source: ORIGIN, ok: false }])
+            }
+            Report::Fatal(error) => Err(error),
+        }
+    }
+
+    /// Corrupt bytes are their sender's fault; the good groups before them were kept. Anything else is our disk.
+    fn on_write_failed(
+        &mut self,
+        source: SourceId,
+        extent: GroupRange,
+        error: &WriteError,
+    ) -> Result<Vec<Event>, FetchError> {
+        if !error.is_senders_fault() {
+            return Err(origin_pump::fatal(error));
+        }
+        self.last_error = Some(Arc::from(error.to_string()));
+        let present = self.transfer.partial().groups();
+        let kept = (extent.start..extent.end)
+            .map(|group| GroupRange { start: group, end: group + 1 })
+            .filter(|group| present.contains(*group))
+            .map(|groups| Event::Present { groups });
+        let mut events: Vec<_> = kept.collect();
+        events.push(Event::ExtentFailed { source, extent, fault: Fault::Corrupt });
+        Ok(events)
+    }
+
+    fn on_readers(&mut self) -> Vec<Event> {
+        let now = self.transfer.reader_offsets();
+        let mut events = Vec::new();
+        for reader in self.readers.keys().filter(|reader| !now.contains_key(reader)) {
+            events.push(Event::ReaderGone { reader: *reader });
+        }
+        for (reader, offset) in &now {
+            if self.readers.get(reader) != Some(offset) {
+                events.push(Event::ReaderAt { reader: *reader, offset_bytes: *offset });
+            }
+        }
+        self.unread_since = if now.is_empty() { self.unread_since.or(Some(Instant::now())) } else { None };
+        self.readers = now;
+        events
+    }
+
+    fn check_abandoned(&self) -> Result<(), FetchError> {
+        match self.unread_since {
+            Some(since) if since.elapsed() >= ABANDON_AFTER => Err(FetchError::Abandoned),
+            _ => Ok(()),
+        }
+    }
+
+    fn request_extent(&mut self, source: SourceId, extent: GroupRange) {
+        let (Some(PeerSource { peer }), Some(blob)) = (self.sources.get(&source), self.blob) else {
+            return;
+        };
+        let task = fetch_extent(
+            Arc::clone(self.shared),
+            self.transfer.partial().clone(),
+            self.reports.clone(),
+            ExtentRequest { source, peer: *peer, blob, extent },
+        );
+        let handle = self.tasks.spawn(task);
+        self.requests.insert((source, extent), handle);
+    }
+
+    fn cancel(&mut self, source: SourceId, extent: GroupRange) {
+        if let Some(handle) = self.requests.remove(&(source, extent)) {
+            handle.abort();
+        }
+    }
+
+    fn forget(&mut self, source: SourceId) {
+        if source == ORIGIN {
+            return self.stop_origin();
+        }
+        self.sources.remove(&source);
+        self.requests.retain(|(of, _), handle| {
+            if *of == source {
+                handle.abort();
+            }
+            *of != source
+        });
+    }
+
+    async fn ban(&mut self, source: SourceId) {
+        let peer = self.sources.get(&source).map(|source| source.peer);
+        self.forget(source);
+        if let Some(peer) = peer {
+            self.shared.peers.ban(peer, BanReason::CorruptData).await;
+        }
+    }
+
+    fn start_origin(&mut self) {
+        let Some(narinfo) = self.request.narinfo.clone() else { return };
+        let pump = OriginPump {
+            shared: Arc::clone(self.shared),
+            narinfo,
+            preferred: self.request.origin,
+            partial: self.transfer.partial().clone(),
+            source: ORIGIN,
+            reports: self.reports.clone(),
+        };
+        self.stop_origin();
+        self.origin_task = Some(self.tasks.spawn(pump.run()));
+    }
+
+    fn stop_origin(&mut self) {
+        if let Some(handle) = self.origin_task.take() {
+            handle.abort();
+        }
+    }
+
+    /// All bytes are there: release the tail if they are the right ones, then commit.
+    async fn finish(self, hash: Sha256Digest) -> Result<(), FetchError> {
+        if let Digest::Sha256(expected) = self.request.digest
+            && expected != hash
+        {
+            return Err(self.mismatch(expected, hash).await);
+        }
+        self.transfer.set_phase(Phase::Verified);
+        self.shared.metrics.fetched(self.started.elapsed());
+        if let Err(error) = self.keep(hash).await {
+            // The readers have had, or still get, right bytes; only the next request pays for it.
+            tracing::error!(digest = %self.request.digest, %error, "a verified blob could not be kept");
+        }
+        Ok(())
+    }
+
+    async fn keep(&self, hash: Sha256Digest) -> Result<(), StoreError> {
+        if let Some(narinfo) = &self.request.narinfo {
+            self.shared.store.put_narinfo(narinfo).await?;
+        }
+        let meta = self.transfer.partial().commit(hash, false).await?;
+        if self.blob.is_some_and(|claimed| claimed != meta.id) {
+            self.ban_claimants().await;
+        }
+        (self.shared.on_commit)(&meta);
+        Ok(())
+    }
+
+    /// Says whose fault a wrong whole is, where that can be known: all bytes came from one kind of source.
+    async fn mismatch(&self, expected: Sha256Digest, actual: Sha256Digest) -> FetchError {
+        let detail = Arc::from(format!("expected {expected}, got {actual}"));
+        let culprit = match (self.origins_used.as_slice(), self.claimants.is_empty()) {
+            ([], _) => {
+                self.ban_claimants().await;
+                self.shared.clear_bad_nar(expected);
+                "peers"
+            }
+            (origins, true) => {
+                for origin in origins {
+                    self.shared.remember_bad_nar(expected, *origin);
+                }
+                "an origin"
+            }
+            (origins, false) => {
+                // Peers' groups fit the claimed tree, so either the claim or the origin is false. The next attempt
+                // leaves out the origin: if the claim is the false one, it shows then.
+                for origin in origins {
+                    self.shared.remember_bad_nar(expected, *origin);
+                }
+                "an origin or peers"
+            }
+        };
+        FetchError::Mismatch { culprit, detail }
+    }
+
+    async fn ban_claimants(&self) {
+        for peer in &self.claimants {
+            self.shared.peers.ban(*peer, BanReason::FalseClaim).await;
+        }
+    }
+}
+
+struct ExtentRequest {
+    source: SourceId,
+    peer: PeerId,
+    blob: BlobId,
+    extent: GroupRange,
+}
+
+/// Asks a peer for an extent, verifies it and stores it.
+async fn fetch_extent(
+    shared: Arc<Shared>,
+    partial: PartialBlob,
+    reports: mpsc::Sender<Report>,
+    request: ExtentRequest,
+) {
+    let ExtentRequest { source, peer, blob, extent } = request;
+    let report = match shared.peers.range(peer, blob, partial.size(), extent).await {
+        Err(error) => Report::PeerFailed { source, extent, error },
+        Ok(encoded) => {
+            shared.metrics.received(Source::peer).inc_by(encoded.len() as u64);
+            let written =
+                tokio::task::spawn_blocking(move || partial.write_groups(blob, extent, &encoded)).await;
+            match written {
+                Ok(Ok(())) => Report::Event(Event::ExtentDone { source, extent }),
+                Ok(Err(error)) => Report::WriteFailed { source, extent, error },
+                Err(error) => Report::Fatal(FetchError::Store(Arc::from(error.to_string()))),
+            }
+        }
+    };
+    let _ = reports.send(report).await;
+}
+
+fn fault_of(error: &PeerError) -> Fault {
+    match error {
+        PeerError::Busy { retry_after, .. } => Fault::Busy { retry_after: *retry_after },
+        PeerError::NotHeld { .. } => Fault::NotHeld,
+        PeerError::Timeout { .. } | PeerError::Stalled { .. } => Fault::Stalled,
+        PeerError::Protocol { .. } | PeerError::FalseClaim { .. } => Fault::Corrupt,
+        PeerError::Unreachable { .. }
+        | PeerError::Closed { .. }
+        | PeerError::Incompatible { .. }
+        | PeerError::BadRequest { .. }
+        | PeerError::NoRoom { .. } => Fault::Closed,
+    }
+}

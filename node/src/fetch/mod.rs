@@ -1,0 +1,198 @@
+//! Fetching one blob from several sources at once.
+//!
+//! [`FetchEngine::fetch`] starts a [`Transfer`] or joins the one that runs. A [driver](driver) for each transfer runs
+//! what the pure [`scheduler`] decides: look-ups, requests to peers, the stream of an origin, writing, verification
+//! and the commit to the store.
+
+mod driver;
+mod error;
+mod links;
+mod lookup;
+mod origin_pump;
+pub mod scheduler;
+mod transfer;
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use p2p_cache_protocol::NarInfo;
+use p2p_cache_protocol::{Digest, Sha256Digest};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::error::FetchError;
+pub use self::links::Peers;
+pub use self::transfer::{HELD_BACK_BYTES, Transfer};
+use crate::metrics::Metrics;
+use crate::origin::{OriginId, Origins};
+use crate::store::{BlobMeta, BlobStore};
+
+/// Transfers at once; further ones wait for a place. Each costs two file descriptors and at most 64 MiB in flight.
+pub const MAX_TRANSFERS: usize = 64;
+/// Origins remembered for having sent wrong bytes for a NAR.
+const MAX_BAD_NARS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// How long an origin that sent a wrong NAR is not asked for that NAR again.
+const BAD_NAR_MEMORY: Duration = Duration::from_secs(600);
+
+/// What to fetch and what is known of it.
+#[derive(Debug, Clone)]
+pub struct FetchRequest {
+    /// Its name.
+    pub digest: Digest,
+    /// Its length when a signed narinfo or the caller knows it; peers' claims must agree with it.
+    pub size_bytes: Option<u64>,
+    /// The narinfo that led here, kept with the blob; origins are asked only when there is one.
+    pub narinfo: Option<Arc<NarInfo>>,
+    /// The origin that answered with this narinfo, if one did: its URL is used without asking again.
+    pub origin: Option<OriginId>,
+}
+
+/// Called after each commit with what was committed.
+pub type OnCommit = Box<dyn Fn(&BlobMeta) + Send + Sync>;
+
+/// Starts, shares and ends transfers. Cheap to clone.
+#[derive(Clone)]
+pub struct FetchEngine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: BlobStore,
+    origins: Origins,
+    peers: Arc<dyn Peers>,
+    metrics: Metrics,
+    on_commit: OnCommit,
+    transfers: Mutex<HashMap<Digest, Arc<Transfer>>>,
+    bad_nars: Mutex<LruCache<(Sha256Digest, OriginId), Instant>>,
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl FetchEngine {
+    /// An engine that stores into `store` and tells `on_commit` of every blob that became whole.
+    pub fn new(
+        store: BlobStore,
+        origins: Origins,
+        peers: Arc<dyn Peers>,
+        metrics: Metrics,
+        on_commit: OnCommit,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                origins,
+                peers,
+                metrics,
+                on_commit,
+                transfers: Mutex::default(),
+                bad_nars: Mutex::new(LruCache::new(MAX_BAD_NARS)),
+                places: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+                stop: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+            }),
+        }
+    }
+
+    /// The transfer of `request.digest`: the running one, or a new one.
+    ///
+    /// # Errors
+    /// When no peer knows the length of a blob whose length the request does not give, when the store has no room,
+    /// or when the engine is stopping.
+    pub async fn fetch(&self, request: FetchRequest) -> Result<Arc<Transfer>, FetchError> {
+        if let Some(transfer) = self.running(&request.digest) {
+            return Ok(transfer);
+        }
+        let place = Arc::clone(&self.shared.places).acquire_owned().await.map_err(|_| FetchError::Stopped)?;
+        let size_bytes = match request.size_bytes {
+            Some(size) => size,
+            None => lookup::size_of(self.shared.peers.as_ref(), request.digest).await?,
+        };
+        let partial = self.shared.store.create_partial(request.digest, size_bytes).await?;
+        let transfer = Transfer::new(request.digest, partial);
+        self.start(request, transfer, place)
+    }
+
+    /// The length of a blob that a peer claims to hold; nothing is fetched.
+    ///
+    /// # Errors
+    /// [`FetchError::NotFound`] when no peer claims it.
+    pub async fn size_of(&self, digest: Digest) -> Result<u64, FetchError> {
+        lookup::size_of(self.shared.peers.as_ref(), digest).await
+    }
+
+    /// The transfer of `digest` that runs now.
+    pub fn running(&self, digest: &Digest) -> Option<Arc<Transfer>> {
+        self.lock_transfers().get(digest).cloned()
+    }
+
+    /// All transfers that run now.
+    pub fn transfers(&self) -> Vec<Arc<Transfer>> {
+        self.lock_transfers().values().cloned().collect()
+    }
+
+    /// Ends all transfers at a verified boundary and waits for their tasks. Their readers get an error.
+    pub async fn shutdown(&self) {
+        self.shared.places.close();
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    /// Registers and drives `new`, unless somebody else began the same transfer in the meantime.
+    fn start(
+        &self,
+        request: FetchRequest,
+        new: Arc<Transfer>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Arc<Transfer>, FetchError> {
+        if self.shared.tasks.is_closed() {
+            return Err(FetchError::Stopped);
+        }
+        let digest = request.digest;
+        {
+            let mut transfers = self.lock_transfers();
+            if let Some(running) = transfers.get(&digest) {
+                return Ok(Arc::clone(running));
+            }
+            transfers.insert(digest, Arc::clone(&new));
+        }
+        let shared = Arc::clone(&self.shared);
+        let transfer = Arc::clone(&new);
+        self.shared.tasks.spawn(async move {
+            driver::drive(&shared, request, &transfer).await;
+            shared.transfers.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+            drop(place);
+        });
+        Ok(new)
+    }
+
+    fn lock_transfers(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Transfer>>> {
+        self.shared.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn is_bad_nar(&self, nar: Sha256Digest, origin: OriginId) -> bool {
+        let mut bad = self.bad_nars.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.get(&(nar, origin)).is_some_and(|since| since.elapsed() < BAD_NAR_MEMORY)
+    }
+
+    fn remember_bad_nar(&self, nar: Sha256Digest, origin: OriginId) {
+        let mut bad = self.bad_nars.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.put((nar, origin), Instant::now());
+    }
+
+    /// It was not the origins after all.
+    fn clear_bad_nar(&self, nar: Sha256Digest) {
+        let mut bad = self.bad_nars.lock().unwrap_or_else(PoisonError::into_inner);
+        let origins: Vec<_> = bad.iter().map(|(key, _)| *key).filter(|(of, _)| *of == nar).collect();
+        for key in origins {
+            bad.pop(&key);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of the whole scheduler: a watcher that checks every action, a small world in virtual time, and chaos.
+
+mod behaviour;
+mod chaos;
+mod watcher;
+mod world;

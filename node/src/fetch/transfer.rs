@@ -1,0 +1,222 @@
+//! One blob on its way in, shared by everybody who wants it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use p2p_cache_protocol::Digest;
+use tokio::sync::{Notify, watch};
+
+use super::FetchError;
+use super::scheduler::ReaderId;
+use crate::store::PartialBlob;
+
+/// Bytes at the end of a blob that no reader gets before the hash of the whole was right. A blob not longer than
+/// this is verified before its first byte leaves.
+pub const HELD_BACK_BYTES: u64 = 256 * 1024;
+/// Bytes of one read of the partial file: one chunk of a response body.
+const READ_BYTES: u64 = 256 * 1024;
+/// A reader tells the scheduler where it is each time it has moved by this much.
+const REPORT_BYTES: u64 = 256 * 1024;
+/// A body in which nothing moves for this long is aborted. Longer than every source's own limit, so that the
+/// scheduler has had time to replace the source.
+const READER_PATIENCE: Duration = Duration::from_secs(14);
+
+/// How far a transfer is.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    /// Bytes are arriving; the tail is held back.
+    Fetching,
+    /// All bytes are present and the whole has the hash that was asked for.
+    Verified,
+    /// It cannot go on.
+    Failed(FetchError),
+}
+
+/// A blob on its way in. Readers get its verified bytes in order while the rest is still arriving.
+pub struct Transfer {
+    digest: Digest,
+    partial: PartialBlob,
+    phase: watch::Sender<Phase>,
+    readers: Mutex<Readers>,
+    pub(super) readers_changed: Notify,
+    pub(super) started: Instant,
+}
+
+#[derive(Default)]
+struct Readers {
+    next: u32,
+    offsets: BTreeMap<ReaderId, u64>,
+}
+
+impl Transfer {
+    pub(super) fn new(digest: Digest, partial: PartialBlob) -> Arc<Self> {
+        Arc::new(Self {
+            digest,
+            partial,
+            phase: watch::Sender::new(Phase::Fetching),
+            readers: Mutex::default(),
+            readers_changed: Notify::new(),
+            started: Instant::now(),
+        })
+    }
+
+    /// What is being fetched.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Length of the whole in bytes.
+    pub fn size(&self) -> u64 {
+        self.partial.size()
+    }
+
+    /// Contiguous bytes that have arrived from the beginning.
+    pub fn arrived_bytes(&self) -> u64 {
+        self.partial.prefix_bytes()
+    }
+
+    /// Clients that read it now.
+    pub fn readers(&self) -> usize {
+        self.lock_readers().offsets.len()
+    }
+
+    pub(super) fn partial(&self) -> &PartialBlob {
+        &self.partial
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// The reason for which this transfer ended without a blob, if it did.
+    pub fn failure(&self) -> Option<FetchError> {
+        match &*self.phase.borrow() {
+            Phase::Failed(error) => Some(error.clone()),
+            Phase::Fetching | Phase::Verified => None,
+        }
+    }
+
+    /// Offsets of all readers, by reader.
+    pub(super) fn reader_offsets(&self) -> BTreeMap<ReaderId, u64> {
+        self.lock_readers().offsets.clone()
+    }
+
+    /// Resolves when a reader at `offset` can get its first byte, or with the reason why it never will.
+    pub async fn ready(&self, offset: u64) -> Result<(), FetchError> {
+        self.readable(offset).await.map(|_| ())
+    }
+
+    /// The bytes of `range` in order, each verified as far as its source allows, the tail only when the whole is.
+    /// The stream ends with an error when the transfer fails; `range` must lie within the blob.
+    pub fn read(self: Arc<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
+        let reader = Reader::new(self, range.start);
+        futures::stream::try_unfold((reader, range.start), move |(mut reader, offset)| async move {
+            if offset >= range.end {
+                return Ok(None);
+            }
+            let bytes = reader.next_chunk(offset, range.end).await?;
+            let next = offset + bytes.len() as u64;
+            reader.moved_to(next);
+            Ok(Some((bytes, (reader, next))))
+        })
+        .boxed()
+    }
+
+    /// Waits for bytes at `offset` and returns the end of the run that may be read from there.
+    async fn readable(&self, offset: u64) -> Result<u64, FetchError> {
+        let mut phase = self.phase.subscribe();
+        let mut arrivals = self.partial.changes();
+        loop {
+            let arrived = self.partial.present_until(offset);
+            let limit = match &*phase.borrow_and_update() {
+                Phase::Verified => self.size(),
+                Phase::Fetching => self.size().saturating_sub(HELD_BACK_BYTES),
+                Phase::Failed(error) => return Err(error.clone()),
+            };
+            let end = arrived.min(limit);
+            if end > offset || (limit == self.size() && offset >= limit) {
+                return Ok(end);
+            }
+            tokio::select! {
+                changed = phase.changed() => if changed.is_err() { return Err(FetchError::Stopped) },
+                changed = arrivals.changed() => if changed.is_err() {
+                    // No more arrivals: only the phase can still change.
+                    phase.changed().await.map_err(|_| FetchError::Stopped)?;
+                },
+            }
+        }
+    }
+
+    fn lock_readers(&self) -> std::sync::MutexGuard<'_, Readers> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One reader's place in a transfer; leaves when dropped.
+struct Reader {
+    transfer: Arc<Transfer>,
+    id: ReaderId,
+    reported: u64,
+}
+
+impl Reader {
+    fn new(transfer: Arc<Transfer>, offset: u64) -> Self {
+        let id = {
+            let mut readers = transfer.lock_readers();
+            let id = ReaderId(readers.next);
+            readers.next = readers.next.wrapping_add(1);
+            readers.offsets.insert(id, offset);
+            id
+        };
+        transfer.readers_changed.notify_one();
+        Self { transfer, id, reported: offset }
+    }
+
+    async fn next_chunk(&mut self, offset: u64, end: u64) -> io::Result<Bytes> {
+        let run_end = tokio::time::timeout(READER_PATIENCE, self.transfer.readable(offset))
+            .await
+            .map_err(|_| {
+                let seconds = READER_PATIENCE.as_secs();
+                io::Error::new(io::ErrorKind::TimedOut, format!("nothing arrived for {seconds} s"))
+            })?
+            .map_err(io::Error::other)?;
+        let length = run_end.min(end).saturating_sub(offset).min(READ_BYTES) as usize;
+        let transfer = Arc::clone(&self.transfer);
+        tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; length];
+            let read = transfer.partial.read_at(offset, &mut buffer)?;
+            buffer.truncate(read);
+            if buffer.is_empty() {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the partial file is shorter than it said",
+                ));
+            }
+            Ok(Bytes::from(buffer))
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+
+    fn moved_to(&mut self, offset: u64) {
+        if offset < self.reported + REPORT_BYTES {
+            return;
+        }
+        self.reported = offset;
+        self.transfer.lock_readers().offsets.insert(self.id, offset);
+        self.transfer.readers_changed.notify_one();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.transfer.lock_readers().offsets.remove(&self.id);
+        self.transfer.readers_changed.notify_one();
+    }
+}

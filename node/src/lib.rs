@@ -1,0 +1,13 @@
+//! The daemon: blob store, fetch engine, upload server, origins, configuration and command line.
+
+pub mod artifacts;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod fetch;
+pub mod metrics;
+pub mod origin;
+pub mod peers;
+pub mod store;
+
+pub use p2p_cache_discovery as discovery;

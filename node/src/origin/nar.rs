@@ -1,0 +1,131 @@
+//! Opening a NAR at an origin.
+
+use std::sync::Arc;
+
+use p2p_cache_protocol::NarInfo;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::body::Body;
+use super::config::{is_http, redacted};
+use super::decode::Codec;
+use super::error::{Blame, Fault, OriginError, RequestError};
+use super::http::Call;
+use super::stream::{NarStream, Provenance, nar_stream};
+use super::{Origin, OriginId, Origins};
+
+impl Origins {
+    /// Opens the NAR that `narinfo` describes, at the origin that gave it: its URL and compression are
+    /// that origin's own business, and nothing signs them. The first byte has arrived when it returns.
+    ///
+    /// # Errors
+    /// As [`OriginError`]; the caller may ask the others by [`Origins::narinfo`] with this one in `skip`.
+    pub async fn open_nar(&self, narinfo: &NarInfo, origin: OriginId) -> Result<NarStream, OriginError> {
+        let source = self.origin(origin)?;
+        let began = Instant::now();
+        let config = &self.inner.http.config;
+        let prepared = nar_url(&source.url, &narinfo.url)
+            .and_then(|url| Codec::of_compression(&narinfo.compression).map(|codec| (url, codec)));
+        let (url, codec) = prepared.map_err(|fault| unsent(&source.url, &narinfo.url, fault))?;
+        let place = self.place().await?;
+        let pass = source.admit()?;
+        let call = Call {
+            url: &url,
+            began,
+            deadline: began + config.answer_timeout,
+            pass: &pass,
+            // One NAR that takes long to appear says little about the others.
+            silence: Blame::Strike,
+        };
+        let ((body, encoding), attempt) =
+            self.inner.http.with_retries(&call, || self.first_bytes(&url, narinfo)).await?;
+        let from = Provenance {
+            origin,
+            url: redacted(&url),
+            began,
+            attempt,
+            attempts: config.attempts,
+            circuit: Arc::clone(&source.circuit),
+            _place: place,
+        };
+        Ok(nar_stream(body, encoding, codec, narinfo, from))
+    }
+
+    /// One attempt: the head, and the first bytes of the body.
+    async fn first_bytes(&self, url: &Url, narinfo: &NarInfo) -> Result<(Body, Codec), Fault> {
+        let http = &self.inner.http;
+        let began = Instant::now();
+        let response = http.get(&http.nars, url, None).await?;
+        let mut body = Body::new(http, &http.nars, url, response).allow_resume();
+        let encoding = Codec::of_content_encoding(body.content_encoding().as_deref())?;
+        if let (Codec::None, Some(expected_bytes), Some(actual_bytes)) =
+            (encoding, narinfo.file_size, body.announced_bytes())
+            && expected_bytes != actual_bytes
+        {
+            return Err(Fault::FileSize { expected_bytes, actual_bytes, at_least: false });
+        }
+        let left = http.config.first_byte_timeout.saturating_sub(began.elapsed());
+        body.wait_for_first_chunk(left).await?;
+        Ok((body, encoding))
+    }
+
+    /// Waits for a place among the open NARs.
+    async fn place(&self) -> Result<OwnedSemaphorePermit, OriginError> {
+        let config = &self.inner.http.config;
+        let busy = || OriginError::Busy { open: config.max_open_nars, waited: config.first_byte_timeout };
+        timeout(config.first_byte_timeout, Arc::clone(&self.inner.places).acquire_owned())
+            .await
+            .map_err(|_| busy())?
+            // The semaphore is never closed.
+            .map_err(|_| busy())
+    }
+}
+
+impl Origin {
+    pub(super) fn admit(&self) -> Result<super::health::Pass, OriginError> {
+        self.circuit.admit().map_err(|(retry_in, last_error)| OriginError::Down {
+            url: redacted(&self.url),
+            retry_in,
+            last_error,
+        })
+    }
+}
+
+/// The URL field of a narinfo: relative to the cache, or a whole HTTP URL.
+fn nar_url(base: &Url, field: &str) -> Result<Url, Fault> {
+    let url = base.join(field).map_err(|error| Fault::BadUrl(error.to_string()))?;
+    if is_http(&url) { Ok(url) } else { Err(Fault::BadUrl(format!("{} is not HTTP", redacted(&url)))) }
+}
+
+/// A request that could not even be sent.
+fn unsent(base: &Url, field: &str, fault: Fault) -> OriginError {
+    let shown = base.join(field).as_ref().map(redacted).unwrap_or_else(|_| redacted(base));
+    OriginError::Request(Box::new(RequestError {
+        method: "GET",
+        url: shown,
+        elapsed: std::time::Duration::ZERO,
+        attempt: 0,
+        attempts: 0,
+        fault,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nar_urls_are_relative_to_the_cache_or_whole() {
+        let base = Url::parse("https://user:pw@c.example/store/").unwrap();
+        let resolve = |field| nar_url(&base, field).map(|url| url.to_string());
+        assert_eq!(
+            resolve("nar/a.nar.xz?hash=b").unwrap(),
+            "https://user:pw@c.example/store/nar/a.nar.xz?hash=b"
+        );
+        assert_eq!(resolve("http://cdn.example/a.nar").unwrap(), "http://cdn.example/a.nar");
+        assert!(matches!(resolve("file:///etc/shadow"), Err(Fault::BadUrl(_))));
+        assert!(matches!(resolve("s3://bucket/a"), Err(Fault::BadUrl(_))));
+        assert!(matches!(resolve("http://"), Err(Fault::BadUrl(_))));
+    }
+}

@@ -1,0 +1,252 @@
+//! A NAR on its way from an origin.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use p2p_cache_protocol::NarInfo;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
+
+use super::OriginId;
+use super::body::{Body, BodyReader};
+use super::decode::{Codec, Decoder, fault_of};
+use super::error::{Fault, OriginError, RequestError};
+use super::file_check::FileCheck;
+use super::health::Circuit;
+
+/// Largest chunk that a [`NarStream`] yields.
+pub const MAX_CHUNK_BYTES: usize = 128 * 1024;
+/// Room below which the next chunk goes into a new allocation.
+const MIN_ROOM_BYTES: usize = 16 * 1024;
+/// Chunks that the decompressing thread may be ahead of the reader.
+const CHUNKS_AHEAD: usize = 4;
+
+/// The decompressed bytes of a NAR, in order and in bounded memory.
+///
+/// It fails past NarSize, when it ends early, when FileSize or FileHash do not fit the compressed
+/// bytes, and when the origin falls silent. NarHash is left to the caller, who hashes the blob
+/// anyway. Dropping it closes the connection.
+pub struct NarStream {
+    origin: OriginId,
+    url: String,
+    source: Source,
+}
+
+/// Decompression runs on a thread of the blocking pool, which drives the asynchronous decoder by
+/// itself: xz yields some 60 MB/s, so one chunk would keep an async worker from its other work for
+/// milliseconds, over and over, and a few NARs at once would take them all. The pool's threads are
+/// scheduled fairly by the system instead. Bytes that need no decoding are only copied and stay here.
+enum Source {
+    Direct(Box<Pump>),
+    Worker(mpsc::Receiver<Result<Bytes, OriginError>>, JoinHandle<()>),
+    Ended,
+}
+
+impl NarStream {
+    /// The origin that it comes from.
+    pub fn origin(&self) -> OriginId {
+        self.origin
+    }
+
+    /// The next bytes, at most [`MAX_CHUNK_BYTES`]; `None` after NarSize bytes. Nothing follows an error.
+    /// Safe to cancel.
+    pub async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
+        let result = match &mut self.source {
+            Source::Ended => None,
+            Source::Direct(pump) => pump.next().await,
+            Source::Worker(chunks, worker) => match chunks.recv().await {
+                Some(result) => Some(result),
+                // It ends without a word when it is through, or when it could not go on.
+                None => worker.await.err().map(|error| {
+                    Err(OriginError::Worker { url: self.url.clone(), reason: error.to_string() })
+                }),
+            },
+        };
+        if !matches!(result, Some(Ok(_))) {
+            self.source = Source::Ended;
+        }
+        result
+    }
+}
+
+impl std::fmt::Debug for NarStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NarStream")
+            .field("origin", &self.origin)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a stream needs to know about where it came from.
+pub(super) struct Provenance {
+    pub(super) origin: OriginId,
+    pub(super) url: String,
+    pub(super) began: Instant,
+    pub(super) attempt: u32,
+    pub(super) attempts: u32,
+    pub(super) circuit: Arc<Circuit>,
+    /// The place among the open NARs lasts as long as the body.
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+pub(super) fn nar_stream(
+    body: Body,
+    encoding: Codec,
+    codec: Codec,
+    narinfo: &NarInfo,
+    from: Provenance,
+) -> NarStream {
+    let (origin, url) = (from.origin, from.url.clone());
+    let raw = body.into_reader();
+    let file: BodyReader = match encoding {
+        Codec::None => raw,
+        encoding => Box::pin(tokio::io::BufReader::new(Decoder::new(encoding, raw))),
+    };
+    let pump = Pump {
+        decoder: Decoder::new(codec, FileCheck::new(file, narinfo)),
+        codec,
+        encoding,
+        nar_size: narinfo.nar_size,
+        at: 0,
+        buffer: BytesMut::new(),
+        broken: None,
+        from,
+    };
+    let source = if (encoding, codec) == (Codec::None, Codec::None) {
+        Source::Direct(Box::new(pump))
+    } else {
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let runtime = Handle::current();
+        // Owned by the stream: it ends as soon as the receiver is dropped.
+        let worker = tokio::task::spawn_blocking(move || runtime.block_on(run(pump, sender)));
+        Source::Worker(chunks, worker)
+    };
+    NarStream { origin, url, source }
+}
+
+async fn run(mut pump: Pump, chunks: mpsc::Sender<Result<Bytes, OriginError>>) {
+    let pumping = async {
+        while let Some(result) = pump.next().await {
+            let failed = result.is_err();
+            if chunks.send(result).await.is_err() || failed {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = chunks.closed() => {}
+        () = pumping => {}
+    }
+}
+
+/// Reads, decodes and checks.
+struct Pump {
+    decoder: Decoder<FileCheck<BodyReader>>,
+    codec: Codec,
+    encoding: Codec,
+    nar_size: u64,
+    /// Decompressed bytes handed on.
+    at: u64,
+    buffer: BytesMut,
+    /// An error that came behind bytes that had to be handed on first.
+    broken: Option<std::io::Error>,
+    from: Provenance,
+}
+
+impl Pump {
+    async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
+        match self.step().await {
+            Ok(Some(bytes)) => Some(Ok(bytes)),
+            Ok(None) => None,
+            Err(fault) => Some(Err(self.failed(fault))),
+        }
+    }
+
+    async fn step(&mut self) -> Result<Option<Bytes>, Fault> {
+        if let Err(error) = self.fill().await {
+            return Err(self.explain(error));
+        }
+        let bytes = self.buffer.split().freeze();
+        if bytes.is_empty() {
+            return self.finish().await.map(|()| None);
+        }
+        self.at += bytes.len() as u64;
+        if self.at > self.nar_size {
+            return Err(Fault::LongerThanNarSize { nar_size_bytes: self.nar_size });
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Collects what is there, up to a whole chunk; waits only when nothing is. Nothing at the end.
+    async fn fill(&mut self) -> std::io::Result<()> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        // Small chunks share an allocation; a new one is made when too little of it is left.
+        if self.buffer.capacity() < MIN_ROOM_BYTES {
+            self.buffer.reserve(MAX_CHUNK_BYTES);
+        }
+        let room = self.buffer.capacity().min(MAX_CHUNK_BYTES);
+        let Self { decoder, buffer, broken, .. } = self;
+        poll_fn(|cx| {
+            while buffer.len() < room {
+                let left = room - buffer.len();
+                let mut rest = (&mut *buffer).limit(left);
+                match poll_read_buf(Pin::new(&mut *decoder), cx, &mut rest) {
+                    Poll::Ready(Ok(0)) => break,
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) if buffer.is_empty() => return Poll::Ready(Err(error)),
+                    Poll::Ready(Err(error)) => {
+                        *broken = Some(error);
+                        break;
+                    }
+                    Poll::Pending if buffer.is_empty() => return Poll::Pending,
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    async fn finish(&mut self) -> Result<(), Fault> {
+        let checked = self.decoder.source_mut().finish(self.codec.name()).await;
+        checked.map_err(|error| self.explain(error))?;
+        if self.at < self.nar_size {
+            return Err(Fault::Short { at: self.at, nar_size_bytes: self.nar_size });
+        }
+        Ok(())
+    }
+
+    fn explain(&mut self, error: std::io::Error) -> Fault {
+        let codec = if self.codec == Codec::None { self.encoding } else { self.codec };
+        match fault_of(error, codec) {
+            // A decoder that misses the end of its input names its own symptom.
+            fault @ Fault::Decode { .. } => self.decoder.source_mut().cut_off().unwrap_or(fault),
+            fault => fault,
+        }
+    }
+
+    fn failed(&self, fault: Fault) -> OriginError {
+        let Provenance { url, began, attempt, attempts, circuit, .. } = &self.from;
+        let blame = fault.blame();
+        let error = RequestError {
+            method: "GET",
+            url: url.clone(),
+            elapsed: began.elapsed(),
+            attempt: *attempt,
+            attempts: *attempts,
+            fault,
+        };
+        circuit.body_failed(blame, &error.to_string());
+        OriginError::Request(Box::new(error))
+    }
+}

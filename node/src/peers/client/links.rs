@@ -1,0 +1,96 @@
+//! The substreams to one peer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use p2p_cache_discovery::PeerId;
+
+use super::super::error::PeerError;
+use super::super::limits::{DATA_STREAMS_PER_PEER, LOOKUP_TIMEOUT, PROGRESS_TIMEOUT};
+use super::super::tasks::TaskGroup;
+use super::super::transport::Dialer;
+use super::Shortest;
+use super::link::Link;
+
+/// What a substream is used for: short answers never wait behind bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    Control,
+    Data,
+}
+
+impl Lane {
+    /// How long the answer at the head of the line may take to begin.
+    fn answer_timeout(self) -> Duration {
+        match self {
+            Lane::Control => LOOKUP_TIMEOUT,
+            Lane::Data => PROGRESS_TIMEOUT,
+        }
+    }
+}
+
+/// One control substream and up to [`DATA_STREAMS_PER_PEER`] for data, opened when they are first needed.
+pub(super) struct PeerLinks {
+    peer: PeerId,
+    open: Mutex<Open>,
+    first_byte: Arc<Shortest>,
+}
+
+#[derive(Default)]
+struct Open {
+    control: Option<Link>,
+    data: Vec<Link>,
+}
+
+impl PeerLinks {
+    pub(super) fn new(peer: PeerId) -> Self {
+        Self { peer, open: Mutex::default(), first_byte: Arc::default() }
+    }
+
+    pub(super) fn first_byte(&self) -> &Shortest {
+        &self.first_byte
+    }
+
+    /// The substream for the next request: an open one, or a new one when there is none or all are at work.
+    pub(super) fn link(
+        &self,
+        lane: Lane,
+        dialer: &Arc<dyn Dialer>,
+        tasks: &TaskGroup,
+    ) -> Result<Link, PeerError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        match lane {
+            Lane::Control => {
+                if let Some(link) = open.control.as_ref().filter(|link| !link.is_spent()) {
+                    return Ok(link.clone());
+                }
+                let link = self.start(lane, dialer, tasks)?;
+                open.control = Some(link.clone());
+                Ok(link)
+            }
+            Lane::Data => {
+                open.data.retain(|link| !link.is_spent());
+                let idlest = open.data.iter().min_by_key(|link| link.outstanding_bytes());
+                match idlest {
+                    Some(link)
+                        if link.outstanding_bytes() == 0 || open.data.len() >= DATA_STREAMS_PER_PEER =>
+                    {
+                        Ok(link.clone())
+                    }
+                    Some(_) | None => {
+                        let link = self.start(lane, dialer, tasks)?;
+                        open.data.push(link.clone());
+                        Ok(link)
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&self, lane: Lane, dialer: &Arc<dyn Dialer>, tasks: &TaskGroup) -> Result<Link, PeerError> {
+        let (link, task) =
+            Link::new(self.peer, Arc::clone(dialer), Arc::clone(&self.first_byte), lane.answer_timeout());
+        tasks.spawn(task).map_err(|_| PeerError::NoRoom { peer: self.peer })?;
+        Ok(link)
+    }
+}

@@ -1,0 +1,4 @@
+//! The client against honest servers and against peers that misbehave.
+
+mod hostile;
+mod ordinary;

@@ -1,0 +1,28 @@
+//! The wire between nodes: asking peers, serving peers, banning liars.
+//!
+//! [`PeerClient`] asks over a few long-lived substreams a peer, [`UploadServer`] answers within the owner's
+//! [`UploadLimits`] and [`SharingPolicy`], [`Bans`] keeps away who breaks the rules. All three know the network and
+//! the store through traits ([`Dialer`], [`Incoming`], [`Gatekeeper`], [`Holdings`]) alone.
+
+mod bans;
+mod client;
+mod error;
+mod frames;
+pub mod limits;
+mod pace;
+mod policy;
+mod server;
+mod tasks;
+#[cfg(test)]
+mod testing;
+mod transport;
+
+pub use bans::{BanReason, Bans, Gatekeeper};
+pub use client::{PeerClient, RangeAnswer, RangeTiming};
+pub use error::PeerError;
+pub use policy::{ParseShareError, Share};
+pub use server::{
+    ClaimSigner, Held, HeldBlob, Holdings, SharingPolicy, UploadLimits, UploadParts, UploadServer,
+    claim_signer,
+};
+pub use transport::{BoxStream, Dialer, Incoming, Stream, Visitor};

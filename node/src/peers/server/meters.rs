@@ -1,0 +1,138 @@
+//! What one peer may cost us.
+
+use std::collections::HashMap;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+use p2p_cache_discovery::PeerId;
+use p2p_cache_protocol::digest::BlobId;
+use tokio::sync::Semaphore;
+
+use super::super::limits::{
+    MAX_BODIES_PER_PEER, MAX_GRANTED_BLOBS_PER_PEER, MAX_METERED_PEERS, MAX_STREAMS_PER_PEER,
+    MIN_BYTES_PER_SECOND_PER_SLOT,
+};
+use super::super::pace::{MissMeter, Rate};
+
+/// How much is given to peers. Every setting has a default that suits a workstation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadLimits {
+    /// Bytes of bodies per second to all peers together; `None` for no limit.
+    pub upload_rate_bytes_per_second: Option<u64>,
+    /// Bodies under way at once; each holds up to 1 MiB of memory. Further requests are answered with `Busy`.
+    pub slots: NonZeroUsize,
+    /// Requests per second of one peer; beyond it they wait.
+    pub requests_per_second_per_peer: NonZeroU32,
+    /// Failed look-ups of one peer in a minute; beyond it everything it asks for is "not found" for a while.
+    pub failed_lookups_per_minute_per_peer: NonZeroU32,
+}
+
+impl Default for UploadLimits {
+    fn default() -> Self {
+        const SLOTS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+        const REQUESTS: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
+        const FAILED_LOOKUPS: NonZeroU32 = NonZeroU32::new(3_000).unwrap();
+        Self {
+            upload_rate_bytes_per_second: None,
+            slots: SLOTS,
+            requests_per_second_per_peer: REQUESTS,
+            failed_lookups_per_minute_per_peer: FAILED_LOOKUPS,
+        }
+    }
+}
+
+impl UploadLimits {
+    /// The slots that the upload rate can feed: with more of them, each body would be so slow that it looks stalled.
+    pub(super) fn usable_slots(&self) -> usize {
+        let Some(rate) = self.upload_rate_bytes_per_second else { return self.slots.get() };
+        let fed = usize::try_from(rate / MIN_BYTES_PER_SECOND_PER_SLOT).unwrap_or(usize::MAX);
+        self.slots.get().min(fed.max(1))
+    }
+
+    /// The slots that one peer may use: never all of them, when there are several.
+    fn bodies_per_peer(&self) -> usize {
+        (self.usable_slots() / 2).clamp(1, MAX_BODIES_PER_PEER)
+    }
+}
+
+/// The rates of one peer.
+pub(super) struct Meter {
+    pub(super) requests: Rate,
+    pub(super) misses: MissMeter,
+    /// Bodies of this peer in memory at once.
+    pub(super) bodies: Arc<Semaphore>,
+    granted: Mutex<LruCache<BlobId, ()>>,
+}
+
+impl Meter {
+    fn new(limits: &UploadLimits) -> Self {
+        let granted = NonZeroUsize::new(MAX_GRANTED_BLOBS_PER_PEER).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            requests: Rate::per_second(limits.requests_per_second_per_peer),
+            misses: MissMeter::per_minute(limits.failed_lookups_per_minute_per_peer),
+            bodies: Arc::new(Semaphore::new(limits.bodies_per_peer())),
+            granted: Mutex::new(LruCache::new(granted)),
+        }
+    }
+
+    /// Remembers that the peer knows of this blob from us.
+    pub(super) fn grant(&self, blob: BlobId) {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner).put(blob, ());
+    }
+
+    /// Whether a range of this blob is looked at: a muted peer may go on with what it was told of before, so that
+    /// its failed look-ups do not break its transfers.
+    pub(super) fn may_read(&self, blob: BlobId) -> bool {
+        !self.misses.is_muted() || self.granted.lock().unwrap_or_else(PoisonError::into_inner).contains(&blob)
+    }
+}
+
+/// The meters of the peers seen last, and their open streams.
+pub(super) struct Meters {
+    limits: UploadLimits,
+    by_peer: Mutex<LruCache<PeerId, Arc<Meter>>>,
+    streams: Arc<Mutex<HashMap<PeerId, usize>>>,
+}
+
+impl Meters {
+    pub(super) fn new(limits: UploadLimits) -> Self {
+        let remembered = NonZeroUsize::new(MAX_METERED_PEERS).unwrap_or(NonZeroUsize::MIN);
+        Self { limits, by_peer: Mutex::new(LruCache::new(remembered)), streams: Arc::default() }
+    }
+
+    /// The meter of a peer; all its streams share it.
+    pub(super) fn of(&self, peer: PeerId) -> Arc<Meter> {
+        let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(by_peer.get_or_insert(peer, || Arc::new(Meter::new(&self.limits))))
+    }
+
+    /// A place for one more stream of `peer`, given back when dropped; `None` when it has enough.
+    pub(super) fn admit(&self, peer: PeerId) -> Option<StreamPlace> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = streams.entry(peer).or_insert(0);
+        if *open >= MAX_STREAMS_PER_PEER {
+            return None;
+        }
+        *open += 1;
+        Some(StreamPlace { peer, streams: Arc::clone(&self.streams) })
+    }
+}
+
+/// One stream of a peer.
+pub(super) struct StreamPlace {
+    peer: PeerId,
+    streams: Arc<Mutex<HashMap<PeerId, usize>>>,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = streams.get_mut(&self.peer) {
+            *open -= 1;
+            if *open == 0 {
+                streams.remove(&self.peer);
+            }
+        }
+    }
+}

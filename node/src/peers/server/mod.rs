@@ -1,0 +1,134 @@
+//! Serving peers, within the owner's limits.
+
+mod claims;
+mod desk;
+mod holdings;
+mod meters;
+mod session;
+mod sharing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use self::claims::{ClaimSigner, claim_signer};
+pub use self::holdings::{Held, HeldBlob, Holdings};
+pub use self::meters::UploadLimits;
+pub use self::sharing::SharingPolicy;
+
+use self::claims::SignedClaims;
+use self::meters::Meters;
+use self::sharing::Shareable;
+use super::bans::Bans;
+use super::limits::MAX_STREAMS;
+use super::pace::BytePacer;
+use super::tasks::TaskGroup;
+use super::transport::{BoxStream, Incoming, Visitor};
+
+/// What the upload server is made of.
+pub struct UploadParts {
+    /// The store.
+    pub holdings: Arc<dyn Holdings>,
+    /// What of it may leave, and how far.
+    pub policy: SharingPolicy,
+    /// How much of us peers may use.
+    pub limits: UploadLimits,
+    /// Signs our claims.
+    pub signer: ClaimSigner,
+    /// Takes those who break the protocol.
+    pub bans: Bans,
+    /// Counts the bytes of bodies: `p2p_cache_served_bytes_total{to="peer"}`.
+    pub served_bytes: Counter,
+}
+
+/// What all sessions share.
+struct Shared {
+    shareable: Shareable,
+    claims: SignedClaims,
+    meters: Meters,
+    pacer: BytePacer,
+    slots: Arc<Semaphore>,
+    bans: Bans,
+    served_bytes: Counter,
+    stopping: CancellationToken,
+}
+
+/// Serves the streams that peers open. One task a stream, bounded in total and by peer.
+pub struct UploadServer {
+    shared: Arc<Shared>,
+    acceptor: TaskGroup,
+    sessions: Arc<TaskGroup>,
+}
+
+impl UploadServer {
+    /// Starts to serve `incoming`. Must be called within a runtime.
+    #[must_use]
+    pub fn start(incoming: impl Incoming, parts: UploadParts) -> Self {
+        let shared = Arc::new(Shared {
+            shareable: Shareable::new(parts.policy, parts.holdings),
+            claims: SignedClaims::new(parts.signer),
+            meters: Meters::new(parts.limits),
+            pacer: BytePacer::new(parts.limits.upload_rate_bytes_per_second),
+            slots: Arc::new(Semaphore::new(parts.limits.usable_slots().min(Semaphore::MAX_PERMITS))),
+            bans: parts.bans,
+            served_bytes: parts.served_bytes,
+            stopping: CancellationToken::new(),
+        });
+        let sessions = Arc::new(TaskGroup::new("upload sessions", MAX_STREAMS));
+        let acceptor = TaskGroup::new("upload acceptor", 1);
+        let accepting = accept(incoming, Arc::clone(&shared), Arc::clone(&sessions));
+        if acceptor.spawn(accepting).is_err() {
+            // Out of reach: the group is new and has room for one.
+            tracing::error!("the upload server did not start; nothing is shared");
+        }
+        Self { shared, acceptor, sessions }
+    }
+
+    /// Bodies that could begin now.
+    #[must_use]
+    pub fn free_slots(&self) -> usize {
+        self.shared.slots.available_permits()
+    }
+
+    /// Stops accepting, lets answers that are under way finish for `grace`, then closes every stream.
+    pub async fn shutdown(self, grace: Duration) {
+        self.shared.stopping.cancel();
+        self.acceptor.shutdown(grace).await;
+        self.sessions.shutdown(grace).await;
+    }
+}
+
+async fn accept(mut incoming: impl Incoming, shared: Arc<Shared>, sessions: Arc<TaskGroup>) {
+    loop {
+        let next = tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            next = incoming.next() => next,
+        };
+        let Some((visitor, stream)) = next else { return };
+        admit(&shared, &sessions, visitor, stream);
+    }
+}
+
+/// Starts a session, or drops the stream when the peer, or all of them together, have too many.
+fn admit(shared: &Arc<Shared>, sessions: &TaskGroup, visitor: Visitor, stream: BoxStream) {
+    if shared.bans.is_banned(visitor.peer) {
+        return;
+    }
+    let Some(place) = shared.meters.admit(visitor.peer) else {
+        tracing::debug!(peer = %visitor.peer, "refused a stream: the peer has too many");
+        return;
+    };
+    let shared = Arc::clone(shared);
+    let session = async move {
+        let _place = place;
+        session::run(&shared, visitor, stream).await;
+    };
+    if sessions.spawn(session).is_err() {
+        tracing::warn!(peer = %visitor.peer, "refused a stream: {MAX_STREAMS} are served already");
+    }
+}

@@ -1,0 +1,123 @@
+//! One substream of a peer. One half reads requests and finds the answers, the other writes them in their order, so
+//! that the disk works while the line is busy and a run of pipelined misses costs one delay, not many.
+
+use std::time::Duration;
+
+use p2p_cache_protocol::wire::Response;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::super::bans::BanReason;
+use super::super::frames::{FrameFault, exchange_hello, read_frame, write_all, write_frame};
+use super::super::limits::{
+    FRAME_TIMEOUT, MAX_BODY_WRITE, MAX_QUEUED_REPLIES, MAX_REQUEST_FRAME_BYTES, SERVER_IDLE_TIMEOUT,
+    SERVER_READ_BUFFER_BYTES, WRITE_PROGRESS_TIMEOUT,
+};
+use super::super::transport::{BoxStream, Visitor};
+use super::Shared;
+use super::desk::{Desk, Reply};
+
+/// Serves one substream to its end. A peer that breaks the protocol is banned.
+pub(super) async fn run(shared: &Shared, visitor: Visitor, stream: BoxStream) {
+    let peer = visitor.peer;
+    match serve(shared, visitor, stream).await {
+        Ok(()) => {}
+        Err(FrameFault::Garbage(reason)) => {
+            tracing::info!(%peer, reason, "a peer broke the protocol");
+            shared.bans.ban(peer, BanReason::ProtocolViolation).await;
+        }
+        Err(fault @ (FrameFault::Closed(_) | FrameFault::Timeout(..) | FrameFault::Incompatible(_))) => {
+            tracing::debug!(%peer, %fault, "closed a stream of a peer");
+        }
+    }
+}
+
+async fn serve(shared: &Shared, visitor: Visitor, stream: BoxStream) -> Result<(), FrameFault> {
+    let (read, mut write) = tokio::io::split(stream);
+    let mut read = BufReader::with_capacity(SERVER_READ_BUFFER_BYTES, read);
+    exchange_hello(&mut read, &mut write).await?;
+    let desk = Desk::new(shared, visitor);
+    let (replies, queue) = mpsc::channel(MAX_QUEUED_REPLIES);
+    tokio::try_join!(take_requests(shared, &desk, read, replies), write_replies(shared, write, queue))?;
+    Ok(())
+}
+
+/// Ends well when the peer closes its side, is idle for too long, or we are shutting down; the replies that are
+/// queued then still go out.
+async fn take_requests(
+    shared: &Shared,
+    desk: &Desk<'_>,
+    mut read: BufReader<impl AsyncRead + Unpin>,
+    replies: mpsc::Sender<Reply>,
+) -> Result<(), FrameFault> {
+    while wait_for_request(shared, &mut read).await? {
+        let request = match timeout(FRAME_TIMEOUT, read_frame(&mut read, MAX_REQUEST_FRAME_BYTES)).await {
+            Ok(request) => request?,
+            Err(_) => return Err(FrameFault::Timeout("rest of a request", FRAME_TIMEOUT)),
+        };
+        let reply = desk.reply(request).await;
+        if replies.send(reply).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn wait_for_request(
+    shared: &Shared,
+    read: &mut BufReader<impl AsyncRead + Unpin>,
+) -> Result<bool, FrameFault> {
+    tokio::select! {
+        biased;
+        () = shared.stopping.cancelled() => Ok(false),
+        first = timeout(SERVER_IDLE_TIMEOUT, read.fill_buf()) => match first {
+            Ok(bytes) => Ok(!bytes?.is_empty()),
+            Err(_) => Ok(false),
+        },
+    }
+}
+
+async fn write_replies(
+    shared: &Shared,
+    mut write: impl AsyncWrite + Unpin,
+    mut queue: mpsc::Receiver<Reply>,
+) -> Result<(), FrameFault> {
+    while let Some(reply) = queue.recv().await {
+        match reply {
+            Reply::Short(response) => write_frame(&mut write, &response).await?,
+            Reply::Miss { not_before } => {
+                sleep_until(not_before).await;
+                write_frame(&mut write, &Response::NotFound).await?;
+            }
+            Reply::Body { bytes, permits } => {
+                write_body(shared, &mut write, &bytes).await?;
+                drop(permits);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a body at the upload rate. A reader that is too slow loses the stream, and the slot is free again.
+async fn write_body(
+    shared: &Shared,
+    write: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> Result<(), FrameFault> {
+    let mut waited = Duration::ZERO;
+    for chunk in bytes.chunks(shared.pacer.chunk_bytes()) {
+        shared.pacer.until_ready(chunk.len()).await;
+        let before = Instant::now();
+        match timeout(WRITE_PROGRESS_TIMEOUT, write.write_all(chunk)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(FrameFault::Timeout("room for a chunk of a body", WRITE_PROGRESS_TIMEOUT)),
+        }
+        shared.served_bytes.inc_by(chunk.len() as u64);
+        waited += before.elapsed();
+        if waited > MAX_BODY_WRITE {
+            return Err(FrameFault::Timeout("end of a body", MAX_BODY_WRITE));
+        }
+    }
+    write_all(write, &[]).await
+}

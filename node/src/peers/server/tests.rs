@@ -1,0 +1,7 @@
+//! The server towards honest, greedy and hostile peers.
+
+mod hostile;
+mod limits;
+mod network;
+mod sharing;
+mod stored;

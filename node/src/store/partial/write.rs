@@ -1,0 +1,175 @@
+//! Writing into a partial blob.
+//!
+//! Bytes of a present group never change again: readers may have sent them on and the SHA-256 may have passed them.
+//! All writes go through one lock for each blob (the kernel serialises writes to one file anyway), so that "not yet
+//! present, write, mark present" is one step.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use p2p_cache_protocol::{BlobId, GROUP_BYTES, GroupRange, tree};
+
+use super::PartialBlob;
+use crate::store::error::WriteError;
+use crate::store::inner::lock;
+
+/// Groups begun but not finished by sequential writers that are remembered: one for each writer is enough.
+const MAX_OPEN_GROUPS: usize = 16;
+
+/// What sequential writers have begun: for a group, the offset up to which it is filled from its start.
+#[derive(Debug, Default)]
+pub(super) struct SequentialFill {
+    filled_to: BTreeMap<u64, u64>,
+}
+
+impl SequentialFill {
+    /// Notes bytes `start..end` of a group; true when the group is whole now.
+    fn note(&mut self, group: u64, start: u64, end: u64, whole: &std::ops::Range<u64>) -> bool {
+        let filled = self.filled_to.get(&group).copied().unwrap_or(whole.start);
+        if start > filled {
+            // A gap before these bytes: they cannot count until somebody writes the group from its start.
+            return false;
+        }
+        let filled = filled.max(end);
+        if filled >= whole.end {
+            self.filled_to.remove(&group);
+            return true;
+        }
+        if self.filled_to.len() >= MAX_OPEN_GROUPS && !self.filled_to.contains_key(&group) {
+            self.filled_to.pop_first();
+        }
+        self.filled_to.insert(group, filled);
+        false
+    }
+}
+
+impl PartialBlob {
+    /// Verifies a bao response against `blob` and stores what is new of it. Blocking: call it on a blocking thread.
+    /// Groups before a corrupt one are kept.
+    ///
+    /// # Errors
+    /// [`WriteError::Corrupt`] and [`WriteError::WrongLength`] are the sender's fault; the others are ours.
+    pub fn write_groups(&self, blob: BlobId, range: GroupRange, encoded: &[u8]) -> Result<(), WriteError> {
+        self.check_writable()?;
+        let inner = &*self.inner;
+        if range.end > inner.progress.group_count() || range.start > range.end {
+            return Err(out_of_range(inner.size, range));
+        }
+        self.set_blob_id(blob)?;
+        let mut sink = Sink { partial: self, failed: inner.temp.data.as_path() };
+        let result = tree::decode_range(blob, inner.size, range, encoded, &mut sink);
+        let failed = sink.failed;
+        inner.progress.notify();
+        result.map_err(|error| match error {
+            tree::DecodeError::Corrupt { group } => WriteError::Corrupt { blob, group },
+            tree::DecodeError::Truncated { got, expected, .. }
+            | tree::DecodeError::TooLong { got, expected } => WriteError::WrongLength { blob, got, expected },
+            tree::DecodeError::Range(_) => out_of_range(inner.size, range),
+            tree::DecodeError::Sink(source) => WriteError::io(failed, source),
+        })
+    }
+
+    /// Stores bytes that only the hash of the whole can check (an origin's). Groups that are present already are
+    /// skipped; a group counts as present when it has been written whole. Blocking.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`] past the end of the blob; otherwise the disk's.
+    pub fn write_sequential(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
+        self.check_writable()?;
+        let inner = &*self.inner;
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > inner.size {
+            return Err(WriteError::OutOfRange { start: offset, end, size: inner.size });
+        }
+        let mut at = offset;
+        let mut rest = bytes;
+        let mut result = Ok(());
+        while !rest.is_empty() {
+            let group = at / GROUP_BYTES;
+            let group_end = (group + 1).saturating_mul(GROUP_BYTES);
+            let length = usize::try_from(group_end - at).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at(length);
+            result = self.write_part_of_group(group, at, now);
+            if result.is_err() {
+                break;
+            }
+            at += length as u64;
+            rest = later;
+        }
+        inner.progress.notify();
+        result.map_err(|e| WriteError::io(&inner.temp.data, e))
+    }
+
+    fn write_part_of_group(&self, group: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let inner = &*self.inner;
+        let mut fill = lock(&inner.write);
+        if inner.progress.has_group(group) {
+            fill.filled_to.remove(&group);
+            return Ok(());
+        }
+        inner.data.write_all_at(bytes, at)?;
+        let start = group * GROUP_BYTES;
+        let whole = start..start.saturating_add(GROUP_BYTES).min(inner.size);
+        if fill.note(group, at, at + bytes.len() as u64, &whole) {
+            inner.progress.insert(group, false);
+            inner.temp.fulfil(whole.end - whole.start);
+        }
+        Ok(())
+    }
+
+    /// Stores one verified group, or checks that the bytes that are there already are the same.
+    fn write_verified_group(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let inner = &*self.inner;
+        let group = offset / GROUP_BYTES;
+        let mut fill = lock(&inner.write);
+        if !inner.progress.has_group(group) {
+            inner.data.write_all_at(bytes, offset)?;
+            fill.filled_to.remove(&group);
+            inner.progress.insert(group, true);
+            inner.temp.fulfil(bytes.len() as u64);
+            return Ok(());
+        }
+        drop(fill);
+        if inner.progress.is_verified(GroupRange { start: group, end: group + 1 }) {
+            return Ok(());
+        }
+        let mut present = vec![0; bytes.len()];
+        inner.data.read_exact_at(&mut present, offset)?;
+        if present == bytes {
+            inner.progress.insert(group, true);
+        } else {
+            // Either the origin or the claimed tree is wrong; the hash of the whole decides. The bytes that
+            // readers may have seen stay.
+            tracing::warn!(group, "verified bytes differ from the origin's: kept the first");
+        }
+        Ok(())
+    }
+
+    fn check_writable(&self) -> Result<(), WriteError> {
+        self.failure().map_or(Ok(()), |reason| Err(WriteError::Aborted(reason)))
+    }
+}
+
+fn out_of_range(size: u64, range: GroupRange) -> WriteError {
+    let [start, end] = [range.start, range.end].map(|group| group.saturating_mul(GROUP_BYTES));
+    WriteError::OutOfRange { start, end, size }
+}
+
+struct Sink<'a> {
+    partial: &'a PartialBlob,
+    failed: &'a Path,
+}
+
+impl tree::RangeSink for Sink<'_> {
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.failed = &self.partial.inner.temp.data;
+        self.partial.write_verified_group(offset, bytes)
+    }
+
+    fn parent(&mut self, outboard_offset: u64, pair: &[u8; 64]) -> io::Result<()> {
+        self.failed = &self.partial.inner.temp.outboard;
+        self.partial.inner.outboard.write_all_at(pair, outboard_offset)
+    }
+}

@@ -1,0 +1,11 @@
+//! What the end-to-end tests are made of: real daemons, a real Nix client with a real signed cache, faulty origins
+//! and hostile peers.
+
+pub mod daemon;
+pub mod http;
+pub mod nix;
+pub mod origin;
+
+pub use daemon::{Daemon, DaemonBuilder};
+pub use nix::{Closure, NixStore};
+pub use origin::{Fault, Origin};

@@ -1,0 +1,222 @@
+//! A real Nix client, and real signed caches made with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Three store paths that refer to each other, built by Nix and copied into a signed binary cache.
+pub struct Closure {
+    directory: TempDir,
+    /// The path that refers to all others.
+    pub top: String,
+    /// The cache's public key, `NAME:BASE64`.
+    pub public_key: String,
+    /// Length of the largest NAR in bytes, about.
+    pub largest_bytes: u64,
+}
+
+impl Closure {
+    /// A closure whose largest path has `kilobytes` of random data, in a cache with this compression.
+    pub fn build(kilobytes: u64, compression: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let root = directory.path();
+        let key = format!("test-{}", std::process::id());
+        run(nix_store(root).args(["--generate-binary-cache-key", &key, "sk", "pk"]).current_dir(root));
+        let public_key = fs::read_to_string(root.join("pk")).expect("the public key").trim().to_owned();
+        fs::write(root.join("closure.nix"), expression(kilobytes)).expect("the expression");
+        let built = run(nix_build(root).arg("closure.nix").current_dir(root));
+        let top = String::from_utf8_lossy(&built.stdout).trim().to_owned();
+        assert!(top.starts_with("/nix/store/"), "{top}");
+        let closure = Self { directory, top, public_key, largest_bytes: kilobytes * 1000 };
+        closure.copy_to_cache("cache", "sk", compression);
+        closure
+    }
+
+    /// Signs and copies the closure into another cache directory of the same closure.
+    fn copy_to_cache(&self, cache: &str, secret_key: &str, compression: &str) {
+        let root = self.directory.path();
+        let to = format!(
+            "file://{}?secret-key={}&compression={compression}",
+            root.join(cache).display(),
+            root.join(secret_key).display()
+        );
+        run(nix(root)
+            .args(["copy", "--from", &format!("local?root={}", root.join("root").display())])
+            .args(["--to", &to, &self.top]));
+    }
+
+    /// The directory that a web server would serve.
+    pub fn cache(&self) -> PathBuf {
+        self.directory.path().join("cache")
+    }
+
+    /// The narinfos of all paths: store hash and text.
+    pub fn narinfos(&self) -> Vec<(String, String)> {
+        let files = fs::read_dir(self.cache()).expect("the cache").flatten();
+        let narinfos = files.filter(|file| file.path().extension().is_some_and(|ending| ending == "narinfo"));
+        narinfos
+            .map(|file| {
+                let path = file.path();
+                let hash = path.file_stem().expect("a name").to_string_lossy().into_owned();
+                (hash, fs::read_to_string(path).expect("a narinfo"))
+            })
+            .collect()
+    }
+
+    /// The narinfo of the top path: store hash and text.
+    pub fn top_narinfo(&self) -> (String, String) {
+        let hash = self.top.trim_start_matches("/nix/store/")[..32].to_owned();
+        let text = fs::read_to_string(self.cache().join(format!("{hash}.narinfo"))).expect("a narinfo");
+        (hash, text)
+    }
+
+    /// The path of the gateway's URL for the NAR of the top path.
+    pub fn top_nar_path(&self) -> String {
+        let (hash, text) = self.top_narinfo();
+        let field = text.lines().find_map(|line| line.strip_prefix("NarHash: sha256:")).expect("a NarHash");
+        format!("/nar/{hash}-{field}.nar")
+    }
+
+    /// The NAR of the top path as `nix-store --dump` writes it.
+    pub fn top_nar(&self) -> Vec<u8> {
+        let root = self.directory.path();
+        let path = root.join("root").join(self.top.trim_start_matches('/'));
+        run(nix_store(root).arg("--dump").arg(path)).stdout
+    }
+
+    /// A directory that lives as long as the closure.
+    pub fn scratch(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// A fresh, empty store with a client that has cached nothing.
+pub struct NixStore {
+    directory: TempDir,
+}
+
+/// What a copy did.
+#[derive(Debug)]
+pub struct Copied {
+    /// Whether Nix exited 0.
+    pub success: bool,
+    /// What it said.
+    pub stderr: String,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl NixStore {
+    /// An empty one.
+    #[allow(clippy::new_without_default, reason = "it makes a directory")]
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    /// `nix copy --from URL` of the closure, verified with its key only.
+    pub fn copy_from(&self, url: &str, closure: &Closure) -> Copied {
+        self.copy_with_key(url, closure, &closure.public_key)
+    }
+
+    /// The same, with another trusted key.
+    pub fn copy_with_key(&self, url: &str, closure: &Closure, key: &str) -> Copied {
+        let root = self.directory.path();
+        let started = Instant::now();
+        let output = nix(root)
+            .args(["copy", "--from", url, "--to", &format!("local?root={}", root.join("root").display())])
+            .args(["--option", "trusted-public-keys", key, &closure.top])
+            .output()
+            .expect("nix runs");
+        Copied {
+            success: output.status.success(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            elapsed: started.elapsed(),
+        }
+    }
+
+    /// The bytes that Nix makes of the top path, for comparison.
+    pub fn dump(&self, closure: &Closure) -> Vec<u8> {
+        let root = self.directory.path();
+        let path = root.join("root").join(closure.top.trim_start_matches('/'));
+        run(nix_store(root).arg("--dump").arg(path)).stdout
+    }
+
+    /// How many store paths it has.
+    pub fn paths(&self) -> usize {
+        let store = self.directory.path().join("root/nix/store");
+        let entries = fs::read_dir(store).map(|entries| entries.flatten().count()).unwrap_or(0);
+        // `.links` and lock files are not paths.
+        let hidden = fs::read_dir(self.directory.path().join("root/nix/store"))
+            .map(|entries| {
+                entries
+                    .flatten()
+                    .filter(|entry| {
+                        let name = entry.file_name();
+                        let name = name.to_string_lossy();
+                        name.starts_with('.') || name.ends_with(".lock")
+                    })
+                    .count()
+            })
+            .unwrap_or(0);
+        entries - hidden
+    }
+}
+
+/// One small path, one that refers to it, and a large one that refers to both.
+fn expression(kilobytes: u64) -> String {
+    format!(
+        r#"
+let
+  mk = name: deps: kilobytes: derivation {{
+    inherit name;
+    system = builtins.currentSystem;
+    builder = "/bin/sh";
+    PATH = "/bin:/usr/bin";
+    args = [ "-c" "mkdir $out; echo ${{toString deps}} > $out/deps; head -c ${{toString kilobytes}}000 /dev/urandom > $out/data; ln -s data $out/link" ];
+  }};
+  small = mk "small" [ ] 20;
+  middle = mk "middle" [ small ] 700;
+in mk "top" [ small middle ] {kilobytes}
+"#
+    )
+}
+
+fn base(program: &str, home: &Path) -> Command {
+    let mut command = Command::new(program);
+    // A home of its own: the client remembers narinfos there for a month.
+    command.env("HOME", home).env("XDG_CACHE_HOME", home.join("cache")).env_remove("NIX_PATH");
+    command
+}
+
+fn nix(home: &Path) -> Command {
+    let mut command = base("nix", home);
+    command.args(["--extra-experimental-features", "nix-command", "--option", "substituters", ""]);
+    command
+}
+
+fn nix_store(home: &Path) -> Command {
+    base("nix-store", home)
+}
+
+fn nix_build(home: &Path) -> Command {
+    let mut command = base("nix-build", home);
+    command.args(["--no-out-link", "--store", &format!("local?root={}", home.join("root").display())]);
+    for (option, value) in [
+        ("sandbox", "true"),
+        ("extra-sandbox-paths", "/bin /lib /lib64 /usr"),
+        ("build-users-group", ""),
+        ("substituters", ""),
+    ] {
+        command.args(["--option", option, value]);
+    }
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}

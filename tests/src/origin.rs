@@ -1,0 +1,177 @@
+//! An HTTP binary cache that can misbehave in every way that one meets.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Bytes written at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How an origin misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Not at all.
+    None,
+    /// Takes requests and never answers.
+    Hang,
+    /// Answers every request with this status.
+    Status(u16),
+    /// Sends this many bytes of a NAR and closes, its Content-Length unfulfilled.
+    TruncateNar(u64),
+    /// Sends this many bytes of a NAR and then nothing more, without closing.
+    HangInNar(u64),
+    /// Flips a bit at this offset of a NAR.
+    FlipInNar(u64),
+    /// Sends bodies at this many bytes per second.
+    Slow(u64),
+}
+
+/// A running origin; closed when dropped.
+pub struct Origin {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    directory: PathBuf,
+    fault: Mutex<Fault>,
+    bytes: AtomicU64,
+    requests: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Origin {
+    /// Serves a cache directory on a free loopback port.
+    pub fn serve(directory: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let shared = Arc::new(Shared {
+            directory: directory.to_owned(),
+            fault: Mutex::new(Fault::None),
+            bytes: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if accepting.stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let shared = Arc::clone(&accepting);
+                std::thread::spawn(move || {
+                    let _ = answer(&shared, stream);
+                });
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Misbehaves like this from now on.
+    pub fn set_fault(&self, fault: Fault) {
+        *self.shared.fault.lock().expect("the fault") = fault;
+    }
+
+    /// Bytes of bodies sent.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Requests received.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// Refuses connections from now on.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        // Wakes the accept loop, which then drops the listener.
+        let _ = TcpStream::connect(self.address);
+        crate::daemon::wait_until(Duration::from_secs(5), "the origin to refuse", || {
+            TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).is_err()
+        });
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn answer(shared: &Shared, stream: TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    if request.is_empty() {
+        return Ok(());
+    }
+    shared.requests.fetch_add(1, Ordering::SeqCst);
+    let fault = *shared.fault.lock().expect("the fault");
+    let path = request.split(' ').nth(1).unwrap_or("/").trim_start_matches('/').to_owned();
+    match fault {
+        Fault::Hang => hang(shared),
+        Fault::Status(status) => respond(stream, status, b"fault"),
+        _ if path.contains("..") => respond(stream, 400, b""),
+        _ => match fs::read(shared.directory.join(&path)) {
+            Ok(body) => {
+                send(shared, stream, body, if path.starts_with("nar/") { fault } else { slow_only(fault) })
+            }
+            Err(_) => respond(stream, 404, b""),
+        },
+    }
+}
+
+fn slow_only(fault: Fault) -> Fault {
+    if matches!(fault, Fault::Slow(_)) { fault } else { Fault::None }
+}
+
+fn hang(shared: &Shared) -> std::io::Result<()> {
+    while !shared.stop.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn respond(mut stream: TcpStream, status: u16, body: &[u8]) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    stream.write_all(body)
+}
+
+fn send(shared: &Shared, mut stream: TcpStream, mut body: Vec<u8>, fault: Fault) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    let mut end = body.len();
+    match fault {
+        Fault::TruncateNar(bytes) | Fault::HangInNar(bytes) => end = end.min(bytes as usize),
+        Fault::FlipInNar(offset) => {
+            let offset = (offset as usize).min(body.len() - 1);
+            body[offset] ^= 1;
+        }
+        Fault::None | Fault::Hang | Fault::Status(_) | Fault::Slow(_) => {}
+    }
+    for chunk in body[..end].chunks(CHUNK_BYTES) {
+        stream.write_all(chunk)?;
+        shared.bytes.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+        if let Fault::Slow(rate) = fault {
+            std::thread::sleep(Duration::from_secs_f64(chunk.len() as f64 / rate as f64));
+        }
+    }
+    if matches!(fault, Fault::HangInNar(_)) {
+        return hang(shared);
+    }
+    Ok(())
+}
