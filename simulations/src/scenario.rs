@@ -216,7 +216,7 @@ impl Cast {
         if let Some(origin) = &self.origin {
             changes.push((origin.first_byte, origin.bytes_per_second));
         }
-        changes.sort_by(|a, b| a.0.cmp(&b.0));
+        changes.sort_by_key(|change| change.0);
         self.fluid_time(&changes)
     }
 

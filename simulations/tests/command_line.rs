@@ -1,4 +1,6 @@
 //! The program as it is called.
+// Helpers of tests may panic as tests may.
+#![allow(clippy::unwrap_used)]
 
 use std::process::{Command, Output};
 

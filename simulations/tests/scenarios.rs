@@ -1,4 +1,6 @@
 //! Every scenario, for several seeds: it completes, repeats exactly, and comes close to the ideal.
+// Helpers of tests may panic as tests may.
+#![allow(clippy::unwrap_used)]
 
 use p2p_cache_simulations::report::{Outcome, Report};
 use p2p_cache_simulations::scenario::{SCENARIOS, Scenario};
@@ -14,9 +16,13 @@ fn each(name: &str, check: impl Fn(&Report)) {
         let useful: u64 = report.sources.iter().map(|source| source.useful_bytes).sum();
         assert_eq!(useful, report.size_bytes, "{}", report.replay());
         assert!(report.hedged_bytes <= report.hedge_budget_bytes, "{}", report.replay());
+        assert!(report.longest_wait_seconds < LONGEST_WAIT_SECONDS, "{}\n{report}", report.replay());
         check(&report);
     }
 }
+
+/// A reader that waits this long would be noticed.
+const LONGEST_WAIT_SECONDS: f64 = 0.3;
 
 fn ratio_at_most(limit: f64) -> impl Fn(&Report) {
     move |report| assert!(report.ratio <= limit, "{}\n{report}", report.replay())

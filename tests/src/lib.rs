@@ -3,6 +3,7 @@
 
 pub mod daemon;
 pub mod http;
+pub mod netns;
 pub mod nix;
 pub mod origin;
 

@@ -30,7 +30,7 @@ impl AnnouncerHandle {
     /// A blob is held from now on.
     pub(super) fn committed(&self, meta: &BlobMeta) {
         if let Some(queue) = &self.queue
-            && queue.try_send(meta.clone()).is_err()
+            && queue.try_send(*meta).is_err()
         {
             tracing::debug!(blob = %meta.id, "too many blobs wait to be announced; this one is not");
         }

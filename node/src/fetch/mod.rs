@@ -1,6 +1,6 @@
 //! Fetching one blob from several sources at once.
 //!
-//! [`FetchEngine::fetch`] starts a [`Transfer`] or joins the one that runs. A [driver](driver) for each transfer runs
+//! [`FetchEngine::fetch`] starts a [`Transfer`] or joins the one that runs. A driver for each transfer runs
 //! what the pure [`scheduler`] decides: look-ups, requests to peers, the stream of an origin, writing, verification
 //! and the commit to the store.
 
