@@ -13,7 +13,6 @@ if ! command -v nix >/dev/null; then
 fi
 command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked --quiet
 
-# The end-to-end tests start this binary.
-cargo build --locked -p p2p-cache --bin p2p-cache
+# Builds the daemon too, which the end-to-end tests start: one build of the workspace, one set of features.
 cargo nextest run --locked --workspace "$@"
 [ $# -gt 0 ] || cargo test --locked --workspace --doc --quiet

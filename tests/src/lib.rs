@@ -2,6 +2,7 @@
 //! and hostile peers.
 
 pub mod daemon;
+pub mod hostile;
 pub mod http;
 pub mod netns;
 pub mod nix;

@@ -1,7 +1,7 @@
 //! An HTTP binary cache that can misbehave in every way that one meets.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -127,13 +127,21 @@ fn answer(shared: &Shared, stream: TcpStream) -> std::io::Result<()> {
         Fault::Hang => hang(shared),
         Fault::Status(status) => respond(stream, status, b"fault"),
         _ if path.contains("..") => respond(stream, 400, b""),
-        _ => match fs::read(shared.directory.join(&path)) {
-            Ok(body) => {
-                send(shared, stream, body, if path.starts_with("nar/") { fault } else { slow_only(fault) })
+        _ => match open(&shared.directory.join(&path)) {
+            Some((body, length)) => {
+                let fault = if path.starts_with("nar/") { fault } else { slow_only(fault) };
+                send(shared, stream, body, length, fault)
             }
-            Err(_) => respond(stream, 404, b""),
+            None => respond(stream, 404, b""),
         },
     }
+}
+
+/// A regular file and its length.
+fn open(path: &Path) -> Option<(File, u64)> {
+    let file = File::open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    metadata.is_file().then_some((file, metadata.len()))
 }
 
 fn slow_only(fault: Fault) -> Fault {
@@ -152,22 +160,37 @@ fn respond(mut stream: TcpStream, status: u16, body: &[u8]) -> std::io::Result<(
     stream.write_all(body)
 }
 
-fn send(shared: &Shared, mut stream: TcpStream, mut body: Vec<u8>, fault: Fault) -> std::io::Result<()> {
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
-    let mut end = body.len();
+/// Sends a file piece by piece: it may be larger than the memory.
+fn send(
+    shared: &Shared,
+    mut stream: TcpStream,
+    body: File,
+    length: u64,
+    fault: Fault,
+) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")?;
+    let (mut end, mut flipped) = (length, None);
     match fault {
-        Fault::TruncateNar(bytes) | Fault::HangInNar(bytes) => end = end.min(bytes as usize),
-        Fault::FlipInNar(offset) => {
-            let offset = (offset as usize).min(body.len() - 1);
-            body[offset] ^= 1;
-        }
+        Fault::TruncateNar(bytes) | Fault::HangInNar(bytes) => end = end.min(bytes),
+        Fault::FlipInNar(offset) => flipped = Some(offset.min(length.saturating_sub(1))),
         Fault::None | Fault::Hang | Fault::Status(_) | Fault::Slow(_) => {}
     }
-    for chunk in body[..end].chunks(CHUNK_BYTES) {
+    let (mut body, mut buffer, mut sent) = (body.take(end), vec![0; CHUNK_BYTES], 0);
+    loop {
+        let count = body.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        let chunk = &mut buffer[..count];
+        if let Some(byte) = flipped.and_then(|at| chunk.get_mut(usize::try_from(at.checked_sub(sent)?).ok()?))
+        {
+            *byte ^= 1;
+        }
         stream.write_all(chunk)?;
-        shared.bytes.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+        sent += count as u64;
+        shared.bytes.fetch_add(count as u64, Ordering::SeqCst);
         if let Fault::Slow(rate) = fault {
-            std::thread::sleep(Duration::from_secs_f64(chunk.len() as f64 / rate as f64));
+            std::thread::sleep(Duration::from_secs_f64(count as f64 / rate as f64));
         }
     }
     if matches!(fault, Fault::HangInNar(_)) {

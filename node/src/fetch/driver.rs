@@ -10,7 +10,7 @@ use p2p_cache_protocol::Claim;
 use p2p_cache_protocol::GroupRange;
 use p2p_cache_protocol::{BlobId, Digest, Sha256Digest};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::lookup::{self, Found};
 use super::origin_pump::{self, OriginPump};
@@ -148,8 +148,11 @@ impl<'a> Driver<'a> {
                     Vec::new()
                 }
                 () = transfer.readers_changed.notified() => self.on_readers(),
-                () = tokio::time::sleep(wake) => vec![Event::Tick],
-                Some(_) = self.tasks.join_next() => Vec::new(),
+                () = tokio::time::sleep(wake) => {
+                    self.wake_at = None;
+                    vec![Event::Tick]
+                }
+                Some(ended) = self.tasks.join_next() => surface_panic(ended)?,
             };
             self.check_abandoned()?;
             for event in events {
@@ -440,6 +443,14 @@ impl<'a> Driver<'a> {
         for peer in &self.claimants {
             self.shared.peers.ban(*peer, BanReason::FalseClaim).await;
         }
+    }
+}
+
+/// A task that was aborted is no news; one that panicked ends the transfer, since its report is missing.
+fn surface_panic(ended: Result<(), JoinError>) -> Result<Vec<Event>, FetchError> {
+    match ended {
+        Err(error) if error.is_panic() => Err(FetchError::Store(Arc::from(error.to_string()))),
+        Ok(()) | Err(_) => Ok(Vec::new()),
     }
 }
 

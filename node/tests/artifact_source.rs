@@ -1,0 +1,220 @@
+//! The node's `ArtifactSource` over real stores, with peers in memory: the conformance suite of the trait, and what
+//! liars can and cannot do.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use p2p_cache::artifacts::{Artifacts, NarInfos};
+use p2p_cache::discovery::PeerId;
+use p2p_cache::fetch::{FetchEngine, Peers};
+use p2p_cache::metrics::{Metrics, Source};
+use p2p_cache::origin::{OriginConfig, Origins};
+use p2p_cache::peers::{BanReason, PeerError};
+use p2p_cache::store::{BlobStore, StoreConfig};
+use p2p_cache_http_gateway::conformance::{self, Fixture, sample_bytes};
+use p2p_cache_http_gateway::{Artifact, ArtifactSource, SourceError};
+use p2p_cache_protocol::{
+    BlobId, Claim, Digest, GroupRange, Sha256Digest, StoreHash, TrustedKeys, create_outboard, encode_range,
+};
+use prometheus_client::registry::Registry;
+use tempfile::TempDir;
+
+/// How a peer in memory behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Honest,
+    /// Flips a bit in every answer.
+    Corrupt,
+    /// Claims another blob under the digest that is asked for, and serves that one.
+    FalseClaim,
+    /// Answers look-ups and never a range.
+    Silent,
+    /// Claims one byte more than there are.
+    WrongSize,
+}
+
+/// Peers that all hold one blob, each in its own manner.
+struct MemoryPeers {
+    data: Bytes,
+    other: Bytes,
+    manners: HashMap<PeerId, Manner>,
+    banned: Mutex<Vec<(PeerId, BanReason)>>,
+}
+
+impl MemoryPeers {
+    fn new(data: Bytes, manners: &[Manner]) -> Arc<Self> {
+        let other = sample_bytes(99, data.len());
+        let manners = manners.iter().map(|manner| (PeerId::random(), *manner)).collect();
+        Arc::new(Self { data, other, manners, banned: Mutex::default() })
+    }
+
+    fn bans(&self) -> Vec<(Manner, BanReason)> {
+        let banned = self.banned.lock().unwrap();
+        banned.iter().map(|(peer, reason)| (self.manners[peer], *reason)).collect()
+    }
+
+    fn is_banned(&self, peer: PeerId) -> bool {
+        self.banned.lock().unwrap().iter().any(|(banned, _)| *banned == peer)
+    }
+}
+
+#[async_trait]
+impl Peers for MemoryPeers {
+    fn connected(&self) -> Vec<(PeerId, Option<Duration>)> {
+        self.manners.keys().filter(|peer| !self.is_banned(**peer)).map(|peer| (*peer, None)).collect()
+    }
+
+    async fn providers(&self, _digest: Digest) -> Vec<PeerId> {
+        Vec::new()
+    }
+
+    async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Claim>, PeerError> {
+        let (sha256, id) = (Sha256Digest::of(&self.data), BlobId::of(&self.data));
+        if digest != Digest::Sha256(sha256) && digest != Digest::Blake3(id) {
+            return Ok(None);
+        }
+        let size = self.data.len() as u64;
+        Ok(Some(match self.manners[&peer] {
+            Manner::FalseClaim => Claim { sha256, blob: BlobId::of(&self.other), size },
+            Manner::WrongSize => Claim { sha256, blob: id, size: size + 1 },
+            Manner::Honest | Manner::Corrupt | Manner::Silent => Claim { sha256, blob: id, size },
+        }))
+    }
+
+    async fn range(
+        &self,
+        peer: PeerId,
+        blob: BlobId,
+        size_bytes: u64,
+        range: GroupRange,
+    ) -> Result<Vec<u8>, PeerError> {
+        let manner = self.manners[&peer];
+        if manner == Manner::Silent {
+            std::future::pending::<()>().await;
+        }
+        let mut data = if blob == BlobId::of(&self.other) { self.other.to_vec() } else { self.data.to_vec() };
+        data.resize(size_bytes as usize, 0);
+        let mut outboard = Vec::new();
+        create_outboard(&data[..], size_bytes, &mut outboard).unwrap();
+        let mut encoded = Vec::new();
+        encode_range(blob, size_bytes, &data[..], &outboard[..], range, &mut encoded).unwrap();
+        if manner == Manner::Corrupt {
+            let last = encoded.len() - 1;
+            encoded[last] ^= 1;
+        }
+        Ok(encoded)
+    }
+
+    async fn narinfo(&self, _peer: PeerId, _hash: StoreHash) -> Result<Option<String>, PeerError> {
+        Ok(None)
+    }
+
+    async fn ban(&self, peer: PeerId, reason: BanReason) {
+        self.banned.lock().unwrap().push((peer, reason));
+    }
+}
+
+struct Node {
+    artifacts: Artifacts,
+    store: BlobStore,
+    _directory: TempDir,
+}
+
+async fn node(peers: Arc<dyn Peers>, keys: TrustedKeys) -> Node {
+    let directory = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(StoreConfig::new(directory.path())).await.unwrap();
+    let metrics = Metrics::register(&mut Registry::default());
+    let config = OriginConfig { urls: Vec::new(), ..OriginConfig::default() };
+    let origins = Origins::new(config, metrics.received(Source::origin)).unwrap();
+    let engine =
+        FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&peers), metrics, Box::new(|_| {}));
+    let narinfos = NarInfos::new(store.clone(), origins, peers, keys);
+    let artifacts = Artifacts::new(store.clone(), engine, narinfos, Box::new(|_| {}));
+    Node { artifacts, store, _directory: directory }
+}
+
+async fn read(artifact: Arc<dyn Artifact>) -> std::io::Result<Vec<u8>> {
+    let size = artifact.size();
+    let chunks: Vec<Bytes> = artifact.read(0..size).try_collect().await?;
+    Ok(chunks.concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_keeps_the_promises_of_an_artifact_source() {
+    let kept = Mutex::new(Vec::new());
+    conformance::suite(async |fixture: Fixture| {
+        let keys = TrustedKeys::new(vec![fixture.trusted_key]);
+        let node = node(MemoryPeers::new(Bytes::new(), &[]), keys).await;
+        for (narinfo, nar) in &fixture.paths {
+            let body = futures::stream::iter([Ok(nar.clone())]);
+            node.store.put(Digest::Sha256(narinfo.nar_hash), body, false).await.unwrap();
+            node.store.put_narinfo(narinfo).await.unwrap();
+        }
+        let artifacts: Arc<dyn ArtifactSource> = Arc::new(node.artifacts.clone());
+        kept.lock().unwrap().push(node);
+        artifacts
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corrupt_and_silent_peers_do_not_hinder_a_fetch_that_an_honest_one_can_serve() {
+    let data = sample_bytes(1, 3_000_000);
+    let peers = MemoryPeers::new(data.clone(), &[Manner::Corrupt, Manner::Honest, Manner::Silent]);
+    let node = node(peers.clone(), TrustedKeys::default()).await;
+    let artifact = node.artifacts.blob(Digest::Sha256(Sha256Digest::of(&data))).await.unwrap();
+    assert_eq!(read(artifact).await.unwrap(), data);
+    assert!(
+        peers.bans().iter().all(|ban| *ban == (Manner::Corrupt, BanReason::CorruptData)),
+        "{:?}",
+        peers.bans()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_false_claim_for_a_small_blob_costs_its_signer_a_ban_and_the_client_nothing() {
+    let data = sample_bytes(2, 100_000);
+    let peers = MemoryPeers::new(data.clone(), &[Manner::FalseClaim]);
+    let node = node(peers.clone(), TrustedKeys::default()).await;
+    let digest = Digest::Sha256(Sha256Digest::of(&data));
+    assert!(matches!(node.artifacts.blob(digest).await, Err(SourceError::NotFound)));
+    assert_eq!(peers.bans(), [(Manner::FalseClaim, BanReason::FalseClaim)]);
+    assert!(node.store.find(digest).await.unwrap().is_none(), "nothing of it is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_false_claim_for_a_large_blob_never_completes_a_body() {
+    let data = sample_bytes(3, 2_000_000);
+    let peers = MemoryPeers::new(data.clone(), &[Manner::FalseClaim]);
+    let node = node(peers.clone(), TrustedKeys::default()).await;
+    let artifact = node.artifacts.blob(Digest::Sha256(Sha256Digest::of(&data))).await.unwrap();
+    assert!(read(artifact).await.is_err(), "the tail is held back");
+    assert_eq!(peers.bans(), [(Manner::FalseClaim, BanReason::FalseClaim)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_named_by_its_tree_cannot_be_claimed_falsely() {
+    let data = sample_bytes(4, 2_000_000);
+    let peers = MemoryPeers::new(data.clone(), &[Manner::Honest]);
+    let node = node(peers, TrustedKeys::default()).await;
+    let artifact = node.artifacts.blob(Digest::Blake3(BlobId::of(&data))).await.unwrap();
+    assert_eq!(read(artifact).await.unwrap(), data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lie_about_the_size_ends_in_a_clean_miss() {
+    let data = sample_bytes(5, 1_000_000);
+    let peers = MemoryPeers::new(data.clone(), &[Manner::WrongSize]);
+    let node = node(peers, TrustedKeys::default()).await;
+    let digest = Digest::Sha256(Sha256Digest::of(&data));
+    match node.artifacts.blob(digest).await {
+        Ok(artifact) => assert!(read(artifact).await.is_err()),
+        Err(error) => assert!(matches!(error, SourceError::NotFound | SourceError::Upstream(_)), "{error}"),
+    }
+    assert!(node.store.find(digest).await.unwrap().is_none());
+}
