@@ -419,7 +419,7 @@ pub static SETTINGS: &[Setting] = &[
                  for example info,p2p_cache=debug",
         example: "warn,p2p_cache=debug",
         bad_example: "p2p_cache=loudest",
-        default: DefaultValue::Text(&["info"]),
+        default: DefaultValue::Text(&["info,libp2p_kad=error"]),
         takes_integer: false,
         assign: Assign::One(|c, text| set(&mut c.log, parsers::log_filter(text))),
     },

@@ -12,7 +12,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_cache_discovery::{Identity, IncomingStreams, Multiaddr, Network, NetworkConfig};
+use p2p_cache_discovery::{Identity, IncomingStreams, Network, NetworkConfig};
 use p2p_cache_http_gateway::{Gateway, GatewayConfig, GatewayMetrics};
 use p2p_cache_protocol::TrustedKeys;
 use prometheus_client::registry::Registry;
@@ -135,6 +135,13 @@ impl Daemon {
             gateway_metrics,
         )
         .await?;
+        if !gateway.local_addr().ip().is_loopback() {
+            tracing::warn!(
+                http = %gateway.local_addr(),
+                "the gateway is reachable from other machines: whoever reaches it may read all that this node holds, \
+                 whatever --share says"
+            );
+        }
         status.set_ready(true);
         Ok(Self { gateway, uploads, engine, client, announcer, network, store, status })
     }
@@ -144,12 +151,10 @@ impl Daemon {
         self.gateway.local_addr()
     }
 
-    /// An address with which another node can reach this one: the first TCP address, with the peer id.
+    /// The address most likely to reach this node from another machine, with the peer id.
     pub fn peer_addr(&self) -> String {
-        let addresses = self.network.listen_addrs();
-        let is_tcp = |address: &&Multiaddr| address.to_string().contains("/tcp/");
-        let address = addresses.iter().find(is_tcp).or(addresses.first());
-        let prefix = address.map(ToString::to_string).unwrap_or_default();
+        let addresses: Vec<_> = self.network.listen_addrs().iter().map(ToString::to_string).collect();
+        let prefix = best_for_others(&addresses).map_or("", String::as_str);
         format!("{prefix}/p2p/{}", self.network.local_peer_id())
     }
 
@@ -193,6 +198,16 @@ fn start_uploads(
         served_bytes: metrics.served(Sink::peer),
     };
     UploadServer::start(incoming, parts)
+}
+
+/// TCP before QUIC, then what reaches farther than this machine and this link, then IPv4.
+fn best_for_others(addresses: &[String]) -> Option<&String> {
+    let starts = |address: &str, prefixes: &[&str]| prefixes.iter().any(|prefix| address.starts_with(prefix));
+    addresses.iter().min_by_key(|address| {
+        let this_machine = starts(address, &["/ip4/127.", "/ip6/::1/"]);
+        let this_link = starts(address, &["/ip4/169.254.", "/ip6/fe80:"]);
+        (!address.contains("/tcp/"), this_machine, this_link, address.starts_with("/ip6/"))
+    })
 }
 
 fn at_least_one(value: u32) -> NonZeroU32 {

@@ -125,9 +125,9 @@ impl FetchEngine {
         lookup::size_of(self.shared.peers.as_ref(), digest).await
     }
 
-    /// The transfer of `digest` that runs now.
+    /// The transfer of `digest` that runs now; one that has failed runs no more.
     pub fn running(&self, digest: &Digest) -> Option<Arc<Transfer>> {
-        self.lock_transfers().get(digest).cloned()
+        self.lock_transfers().get(digest).filter(|transfer| transfer.failure().is_none()).cloned()
     }
 
     /// All transfers that run now.
@@ -156,7 +156,7 @@ impl FetchEngine {
         let digest = request.digest;
         {
             let mut transfers = self.lock_transfers();
-            if let Some(running) = transfers.get(&digest) {
+            if let Some(running) = transfers.get(&digest).filter(|running| running.failure().is_none()) {
                 return Ok(Arc::clone(running));
             }
             transfers.insert(digest, Arc::clone(&new));
@@ -165,7 +165,7 @@ impl FetchEngine {
         let transfer = Arc::clone(&new);
         self.shared.tasks.spawn(async move {
             driver::drive(&shared, request, &transfer).await;
-            shared.transfers.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+            shared.forget(&digest, &transfer);
             drop(place);
         });
         Ok(new)
@@ -177,6 +177,14 @@ impl FetchEngine {
 }
 
 impl Shared {
+    /// Takes an ended transfer out of the table, unless another attempt stands there already.
+    fn forget(&self, digest: &Digest, ended: &Arc<Transfer>) {
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        if transfers.get(digest).is_some_and(|transfer| Arc::ptr_eq(transfer, ended)) {
+            transfers.remove(digest);
+        }
+    }
+
     fn is_bad_nar(&self, nar: Sha256Digest, origin: OriginId) -> bool {
         let mut bad = self.bad_nars.lock().unwrap_or_else(PoisonError::into_inner);
         bad.get(&(nar, origin)).is_some_and(|since| since.elapsed() < BAD_NAR_MEMORY)
