@@ -99,6 +99,10 @@ impl GatewayMetrics {
             "Client connections closed at once because too many were open",
             metrics.refused_connections.clone(),
         );
+        // A series that has not happened yet reads 0, not nothing.
+        for cause in ["source", "client"] {
+            drop(metrics.broken_bodies.get_or_create(&Cause { cause }));
+        }
         metrics
     }
 

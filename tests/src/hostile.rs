@@ -22,6 +22,8 @@ use tokio::runtime::Runtime;
 
 /// Pause between the bytes of [`Manner::Trickle`].
 const TRICKLE_PAUSE: Duration = Duration::from_secs(1);
+/// Before each look-up of [`Manner::Late`]; far below what a look-up may take.
+const LATE_BY: Duration = Duration::from_millis(300);
 
 /// A store path with a NAR of random bytes, signed by a key of its own, in a cache directory for an
 /// [`Origin`](crate::Origin). It needs no Nix, and whatever is signed can be chosen.
@@ -128,6 +130,8 @@ pub enum Manner {
     GarbageForRanges(Vec<u8>),
     /// A bit is wrong in the last byte of every range.
     CorruptRanges,
+    /// Every look-up is answered properly, but later than by anybody else.
+    Late,
     /// Half of a range, then silence on an open stream.
     SilentAfterHalf,
     /// A range's head, then a byte each second.
@@ -296,6 +300,10 @@ impl Shared {
                 write_and_linger(stream, bytes).await
             }
             (_, Request::Range { range, .. }) => self.range(stream, range).await,
+            (Manner::Late, Request::Lookup { .. }) => {
+                tokio::time::sleep(LATE_BY).await;
+                write_frame(stream, &response).await
+            }
             _ => write_frame(stream, &response).await,
         }
     }
@@ -305,7 +313,8 @@ impl Shared {
     }
 
     fn lookup(&self) -> Response {
-        let denied = matches!(self.lies.manner, Manner::OnceAndBelow(_)) && self.lookups.load(Ordering::SeqCst) > 0;
+        let denied =
+            matches!(self.lies.manner, Manner::OnceAndBelow(_)) && self.lookups.load(Ordering::SeqCst) > 0;
         match self.lies.claim.filter(|_| !denied) {
             Some(claim) => Response::Have { claim: SignedClaim::sign(claim, &self.identity.signing_key()) },
             None => Response::NotFound,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use p2p_cache_protocol::{Claim, NarInfo, SecretKey, Sha256Digest};
 use p2p_cache_tests::daemon::wait_until;
-use p2p_cache_tests::hostile::{Lies, LyingPeer, Manner, Package, random_bytes};
+use p2p_cache_tests::hostile::{Lies, LyingPeer, Manner, Package, Tree, random_bytes};
 use p2p_cache_tests::http::{self, Answer};
 use p2p_cache_tests::{Daemon, Origin};
 
@@ -28,7 +28,8 @@ impl Scene {
         let package = Package::new(nar_bytes, 1);
         let origin = Origin::serve(package.cache());
         let liar = LyingPeer::start(lies(&package));
-        let node = Daemon::builder().origin(origin.url()).trust(package.public_key()).peer(&liar.address).start();
+        let node =
+            Daemon::builder().origin(origin.url()).trust(package.public_key()).peer(&liar.address).start();
         node.wait_for_peers(1);
         Self { package, origin, liar, node }
     }
@@ -170,9 +171,8 @@ fn a_text_that_is_no_narinfo_is_a_404() {
 
 #[test]
 fn a_false_claim_is_never_completed_and_the_next_request_is_right() {
-    let scene = Scene::new(LARGE, |package| {
-        Lies::false_claim(package, random_bytes(LARGE, 3), Manner::Proper)
-    });
+    let scene =
+        Scene::new(LARGE, |package| Lies::false_claim(package, random_bytes(LARGE, 3), Manner::Proper));
     let answer = scene.get_nar();
     assert!(!answer.complete, "{}", scene.node.log());
     assert!(scene.liar.ranges_asked() > 0, "the liar was believed");
@@ -183,9 +183,8 @@ fn a_false_claim_is_never_completed_and_the_next_request_is_right() {
 
 #[test]
 fn a_false_claim_about_a_small_blob_costs_the_client_nothing() {
-    let scene = Scene::new(SMALL, |package| {
-        Lies::false_claim(package, random_bytes(SMALL, 3), Manner::Proper)
-    });
+    let scene =
+        Scene::new(SMALL, |package| Lies::false_claim(package, random_bytes(SMALL, 3), Manner::Proper));
     scene.assert_whole(&scene.get_nar());
     assert!(scene.liar.ranges_asked() > 0, "the liar was believed");
     scene.assert_banned("false_claim");
@@ -214,6 +213,22 @@ fn a_false_claim_that_is_only_served_in_part_does_not_lock_the_origin_out() {
     assert!(scene.liar.ranges_asked() > 0, "the liar was believed");
     scene.assert_nothing_kept();
     scene.assert_whole(&scene.get_nar());
+}
+
+#[test]
+fn a_false_claim_that_is_never_served_does_not_keep_honest_holders_out() {
+    let package = Package::new(LARGE, 1);
+    let first = Lies::false_claim(&package, random_bytes(LARGE, 3), Manner::Proper);
+    let narinfo = Some(package.narinfo.to_string());
+    let liar = LyingPeer::start(Lies { narinfo, tree: Tree::of(Vec::new()), ..first });
+    let holder = LyingPeer::start(Lies::none(&package, Manner::Late));
+    let builder = Daemon::builder().trust(package.public_key());
+    let node = builder.peer(&liar.address).peer(&holder.address).start();
+    node.wait_for_peers(2);
+    let url = format!("{}{}", node.http, package.nar_path());
+    let tries = (0..3).map(|_| http::get(&url)).find(|answer| answer.status == 200 && answer.complete);
+    assert!(liar.lookups_asked() > 0 && holder.lookups_asked() > 0);
+    assert!(tries.is_some_and(|answer| answer.body == package.nar), "{}", node.log());
 }
 
 #[test]

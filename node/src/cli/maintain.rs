@@ -70,7 +70,8 @@ pub(super) async fn verify(console: &Console, config: &Config, json: bool) -> Re
 
 /// Removes left-overs, and the least recently used blobs beyond the limit.
 pub(super) async fn gc(console: &Console, config: &Config, json: bool) -> Result<(), CliError> {
-    let store = open(&config.state_dir, config.max_store_size).await?;
+    // No limit: opening would evict, and the report would not count it.
+    let store = open(&config.state_dir, None).await?;
     let spinner = progress::spinner(console, "collecting");
     spinner.enable_steady_tick(SPIN_INTERVAL);
     let report = store.gc(GcOptions { target_bytes: config.max_store_size }).await;

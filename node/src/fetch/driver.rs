@@ -54,6 +54,8 @@ pub(super) enum Report {
 /// A peer that takes part in a transfer.
 struct PeerSource {
     peer: PeerId,
+    /// What it is banned for, should the scheduler say so.
+    guilt: BanReason,
 }
 
 struct Driver<'a> {
@@ -70,6 +72,9 @@ struct Driver<'a> {
     origin_task: Option<AbortHandle>,
     origins_used: Vec<OriginId>,
     claimants: Vec<PeerId>,
+    /// Holders whose claim led to no whole before: taken on when nobody else can help.
+    deferred: Vec<(PeerId, Claim, Option<Duration>)>,
+    contradicted: bool,
     readers: BTreeMap<ReaderId, u64>,
     unread_since: Option<Instant>,
     tasks: JoinSet<()>,
@@ -120,6 +125,8 @@ impl<'a> Driver<'a> {
             origin_task: None,
             origins_used: Vec::new(),
             claimants: Vec::new(),
+            deferred: Vec::new(),
+            contradicted: false,
             readers: BTreeMap::new(),
             unread_since: Some(Instant::now()),
             tasks: JoinSet::new(),
@@ -167,7 +174,7 @@ impl<'a> Driver<'a> {
     /// Introduces the origin, if there is one that may be asked.
     async fn begin(&mut self) -> Result<bool, FetchError> {
         let mut complete = self.transfer.size() == 0;
-        if self.request.narinfo.is_some() && !self.shared.origins.is_empty() {
+        if self.may_ask_origin() {
             let kind = SourceKind::Origin {
                 ranged: false,
                 expected_bytes_per_second: None,
@@ -206,7 +213,15 @@ impl<'a> Driver<'a> {
         Ok(complete)
     }
 
+    /// With several claims and no whole, the one that was followed is the last to be followed again: another attempt
+    /// may do better.
     fn lost(&self, reason: super::scheduler::FailReason) -> FetchError {
+        if self.contradicted {
+            self.doubt_claim();
+            let detail =
+                Arc::from("their claims contradict each other, and the one that was followed led nowhere");
+            return FetchError::Mismatch { culprit: "peers", detail };
+        }
         match (reason, &self.last_error) {
             (super::scheduler::FailReason::NoSource, None) => FetchError::NotFound,
             (_, last) => FetchError::SourcesLost { reason, last: last.clone() },
@@ -224,7 +239,11 @@ impl<'a> Driver<'a> {
                 Vec::new()
             }
             Found::NearDone => vec![Event::Lookup(LookupPhase::Wide)],
-            Found::Finished => vec![Event::Lookup(LookupPhase::Finished)],
+            Found::Finished => {
+                let mut events = if self.may_ask_origin() { Vec::new() } else { self.take_deferred() };
+                events.push(Event::Lookup(LookupPhase::Finished));
+                events
+            }
         }
     }
 
@@ -235,15 +254,34 @@ impl<'a> Driver<'a> {
             tracing::warn!(%peer, %digest, claimed = claim.size, size = self.transfer.size(), "claim of another size ignored");
             return Vec::new();
         }
+        if self.blob.is_none() && self.shared.suspicions.is_doubtful(digest, claim.blob) {
+            self.deferred.push((peer, *claim, rtt));
+            return Vec::new();
+        }
+        self.take_on(peer, claim, rtt)
+    }
+
+    fn may_ask_origin(&self) -> bool {
+        self.request.narinfo.is_some() && !self.shared.origins.is_empty()
+    }
+
+    fn take_deferred(&mut self) -> Vec<Event> {
+        let deferred = std::mem::take(&mut self.deferred);
+        deferred.into_iter().flat_map(|(peer, claim, rtt)| self.take_on(peer, &claim, rtt)).collect()
+    }
+
+    fn take_on(&mut self, peer: PeerId, claim: &Claim, rtt: Option<Duration>) -> Vec<Event> {
+        let digest = self.request.digest;
         let blob = *self.blob.get_or_insert(claim.blob);
         if blob != claim.blob {
+            self.contradicted = true;
             tracing::warn!(%peer, %digest, "claims contradict each other; the later one is ignored");
             return Vec::new();
         }
         self.claimants.push(peer);
         let source = SourceId(self.next_source);
         self.next_source += 1;
-        self.sources.insert(source, PeerSource { peer });
+        self.sources.insert(source, PeerSource { peer, guilt: BanReason::CorruptData });
         vec![Event::SourceAdded { source, kind: SourceKind::Peer { holdings: Holdings::Complete, rtt } }]
     }
 
@@ -257,6 +295,9 @@ impl<'a> Driver<'a> {
             }
             Report::PeerFailed { source, extent, error } => {
                 self.requests.remove(&(source, extent));
+                if let (Some(reason), Some(peer)) = (error.ban_reason(), self.sources.get_mut(&source)) {
+                    peer.guilt = reason;
+                }
                 self.last_error = Some(Arc::from(error.to_string()));
                 Ok(vec![Event::ExtentFailed { source, extent, fault: fault_of(&error) }])
             }
@@ -273,7 +314,9 @@ impl<'a> Driver<'a> {
             Report::OriginFailed(error) => {
                 self.last_error = Some(error);
                 self.origin_task = None;
-                Ok(vec![Event::OriginEnded { source: ORIGIN, ok: false }])
+                let mut events = self.take_deferred();
+                events.push(Event::OriginEnded { source: ORIGIN, ok: false });
+                Ok(events)
             }
             Report::Fatal(error) => Err(error),
         }
@@ -324,7 +367,7 @@ impl<'a> Driver<'a> {
     }
 
     fn request_extent(&mut self, source: SourceId, extent: GroupRange) {
-        let (Some(PeerSource { peer }), Some(blob)) = (self.sources.get(&source), self.blob) else {
+        let (Some(PeerSource { peer, .. }), Some(blob)) = (self.sources.get(&source), self.blob) else {
             return;
         };
         let task = fetch_extent(
@@ -357,10 +400,10 @@ impl<'a> Driver<'a> {
     }
 
     async fn ban(&mut self, source: SourceId) {
-        let peer = self.sources.get(&source).map(|source| source.peer);
+        let culprit = self.sources.get(&source).map(|source| (source.peer, source.guilt));
         self.forget(source);
-        if let Some(peer) = peer {
-            self.shared.peers.ban(peer, BanReason::CorruptData).await;
+        if let Some((peer, reason)) = culprit {
+            self.shared.peers.ban(peer, reason).await;
         }
     }
 
@@ -408,8 +451,17 @@ impl<'a> Driver<'a> {
         if self.blob.is_some_and(|claimed| claimed != meta.id) {
             self.ban_claimants().await;
         }
+        for liar in self.shared.suspicions.disproved(self.request.digest, meta.id) {
+            self.shared.peers.ban(liar, BanReason::FalseClaim).await;
+        }
         (self.shared.on_commit)(&meta);
         Ok(())
+    }
+
+    fn doubt_claim(&self) {
+        if let Some(blob) = self.blob {
+            self.shared.suspicions.doubt(self.request.digest, blob, &self.claimants);
+        }
     }
 
     /// Says whose fault a wrong whole is, where that can be known: all bytes came from one kind of source.
@@ -418,21 +470,19 @@ impl<'a> Driver<'a> {
         let culprit = match (self.origins_used.as_slice(), self.claimants.is_empty()) {
             ([], _) => {
                 self.ban_claimants().await;
-                self.shared.clear_bad_nar(expected);
+                self.shared.suspicions.clear_bad_nar(expected);
                 "peers"
             }
             (origins, true) => {
                 for origin in origins {
-                    self.shared.remember_bad_nar(expected, *origin);
+                    self.shared.suspicions.remember_bad_nar(expected, *origin);
                 }
                 "an origin"
             }
-            (origins, false) => {
+            (_, false) => {
                 // Peers' groups fit the claimed tree, so either the claim or the origin is false. The next attempt
-                // leaves out the origin: if the claim is the false one, it shows then.
-                for origin in origins {
-                    self.shared.remember_bad_nar(expected, *origin);
-                }
+                // leaves out the claim: strangers must not be able to keep out the origin that the owner chose.
+                self.doubt_claim();
                 "an origin or peers"
             }
         };

@@ -10,22 +10,20 @@ mod links;
 mod lookup;
 mod origin_pump;
 pub mod scheduler;
+mod suspicions;
 mod transfer;
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use lru::LruCache;
-use p2p_cache_protocol::NarInfo;
-use p2p_cache_protocol::{Digest, Sha256Digest};
+use p2p_cache_protocol::{Digest, NarInfo};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::FetchError;
 pub use self::links::Peers;
+use self::suspicions::Suspicions;
 pub use self::transfer::{HELD_BACK_BYTES, Transfer};
 use crate::metrics::Metrics;
 use crate::origin::{OriginId, Origins};
@@ -33,11 +31,6 @@ use crate::store::{BlobMeta, BlobStore};
 
 /// Transfers at once; further ones wait for a place. Each costs two file descriptors and at most 64 MiB in flight.
 pub const MAX_TRANSFERS: usize = 64;
-/// Origins remembered for having sent wrong bytes for a NAR.
-const MAX_BAD_NARS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
-/// How long an origin that sent a wrong NAR is not asked for that NAR again.
-const BAD_NAR_MEMORY: Duration = Duration::from_secs(600);
-
 /// What to fetch and what is known of it.
 #[derive(Debug, Clone)]
 pub struct FetchRequest {
@@ -67,7 +60,7 @@ struct Shared {
     metrics: Metrics,
     on_commit: OnCommit,
     transfers: Mutex<HashMap<Digest, Arc<Transfer>>>,
-    bad_nars: Mutex<LruCache<(Sha256Digest, OriginId), Instant>>,
+    suspicions: Suspicions,
     places: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -90,7 +83,7 @@ impl FetchEngine {
                 metrics,
                 on_commit,
                 transfers: Mutex::default(),
-                bad_nars: Mutex::new(LruCache::new(MAX_BAD_NARS)),
+                suspicions: Suspicions::default(),
                 places: Arc::new(Semaphore::new(MAX_TRANSFERS)),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -182,25 +175,6 @@ impl Shared {
         let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
         if transfers.get(digest).is_some_and(|transfer| Arc::ptr_eq(transfer, ended)) {
             transfers.remove(digest);
-        }
-    }
-
-    fn is_bad_nar(&self, nar: Sha256Digest, origin: OriginId) -> bool {
-        let mut bad = self.bad_nars.lock().unwrap_or_else(PoisonError::into_inner);
-        bad.get(&(nar, origin)).is_some_and(|since| since.elapsed() < BAD_NAR_MEMORY)
-    }
-
-    fn remember_bad_nar(&self, nar: Sha256Digest, origin: OriginId) {
-        let mut bad = self.bad_nars.lock().unwrap_or_else(PoisonError::into_inner);
-        bad.put((nar, origin), Instant::now());
-    }
-
-    /// It was not the origins after all.
-    fn clear_bad_nar(&self, nar: Sha256Digest) {
-        let mut bad = self.bad_nars.lock().unwrap_or_else(PoisonError::into_inner);
-        let origins: Vec<_> = bad.iter().map(|(key, _)| *key).filter(|(of, _)| *of == nar).collect();
-        for key in origins {
-            bad.pop(&key);
         }
     }
 }

@@ -76,7 +76,9 @@ impl OriginPump {
                 }
             };
             skip.push(origin);
-            if narinfo.nar_hash != self.narinfo.nar_hash || self.shared.is_bad_nar(narinfo.nar_hash, origin) {
+            if narinfo.nar_hash != self.narinfo.nar_hash
+                || self.shared.suspicions.is_bad_nar(narinfo.nar_hash, origin)
+            {
                 continue;
             }
             match self.try_origin(&narinfo, origin).await {

@@ -19,6 +19,9 @@ use crate::store::PartialBlob;
 /// Bytes at the end of a blob that no reader gets before the hash of the whole was right. A blob not longer than
 /// this is verified before its first byte leaves.
 pub const HELD_BACK_BYTES: u64 = 256 * 1024;
+/// Readers run at most this far ahead of the hash of the whole, so that the tail that waits for it is never long in
+/// coming.
+const MAX_UNHASHED_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of one read of the partial file: one chunk of a response body.
 const READ_BYTES: u64 = 256 * 1024;
 /// A reader tells the scheduler where it is each time it has moved by this much.
@@ -139,7 +142,7 @@ impl Transfer {
                 Phase::Fetching => self.size().saturating_sub(HELD_BACK_BYTES),
                 Phase::Failed(error) => return Err(error.clone()),
             };
-            let end = arrived.min(limit);
+            let end = arrived.min(limit).min(self.hash_limit(offset));
             if end > offset || (limit == self.size() && offset >= limit) {
                 return Ok(end);
             }
@@ -151,6 +154,14 @@ impl Transfer {
                 },
             }
         }
+    }
+
+    /// How far a reader at `offset` may run. None for one ahead of the contiguous prefix: the hash cannot be there yet.
+    fn hash_limit(&self, offset: u64) -> u64 {
+        if self.partial.prefix_bytes() <= offset {
+            return u64::MAX;
+        }
+        self.partial.hashed_bytes().saturating_add(MAX_UNHASHED_BYTES)
     }
 
     fn lock_readers(&self) -> std::sync::MutexGuard<'_, Readers> {

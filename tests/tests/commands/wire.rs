@@ -64,6 +64,7 @@ fn pair_on(listen: &str, keys: &std::path::Path) -> (Daemon, Daemon) {
     let builder = || Daemon::builder().listen(listen).env("SSLKEYLOGFILE", keys.display().to_string());
     let a = builder().start();
     let b = builder().peer(&a.peer).start();
+    a.wait_for_peers(1);
     b.wait_for_peers(1);
     (a, b)
 }

@@ -268,6 +268,8 @@ impl PartialBlob {
                         slice(&data).map_err(|e| StoreError::io("cannot read", &path, e))
                     })
                     .await?;
+                // Readers wait for the hash, too.
+                inner.progress.notify();
             } else if prefix.changed().await.is_err() {
                 return Err(StoreError::Aborted { reason: "the store is gone".into() });
             }
