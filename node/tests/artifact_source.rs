@@ -1,6 +1,8 @@
 //! The node's `ArtifactSource` over real stores, with peers in memory: the conformance suite of the trait, and what
 //! liars can and cannot do.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

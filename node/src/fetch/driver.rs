@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::Claim;
 use p2p_cache_protocol::GroupRange;
-use p2p_cache_protocol::{BlobId, Digest, Sha256Digest};
+use p2p_cache_protocol::{BlobId, Digest};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
+use super::extent::{ExtentRequest, fault_of, fetch_extent};
 use super::lookup::{self, Found};
 use super::origin_pump::{self, OriginPump};
 use super::scheduler::{
@@ -20,10 +21,9 @@ use super::scheduler::{
 };
 use super::transfer::{Phase, Transfer};
 use super::{FetchError, FetchRequest, Shared};
-use crate::metrics::Source;
 use crate::origin::OriginId;
 use crate::peers::{BanReason, PeerError};
-use crate::store::{PartialBlob, StoreError, WriteError};
+use crate::store::WriteError;
 
 /// Reports waiting for the driver. A task with one more waits; tasks are bounded by the scheduler's in-flight limit.
 const MAX_REPORTS: usize = 256;
@@ -58,28 +58,28 @@ struct PeerSource {
     guilt: BanReason,
 }
 
-struct Driver<'a> {
-    shared: &'a Arc<Shared>,
-    request: FetchRequest,
-    transfer: Arc<Transfer>,
+pub(super) struct Driver<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) request: FetchRequest,
+    pub(super) transfer: Arc<Transfer>,
     scheduler: FetchScheduler,
-    started: Instant,
+    pub(super) started: Instant,
     wake_at: Option<Duration>,
-    blob: Option<BlobId>,
+    pub(super) blob: Option<BlobId>,
     sources: HashMap<SourceId, PeerSource>,
     next_source: u32,
     requests: HashMap<(SourceId, GroupRange), AbortHandle>,
     origin_task: Option<AbortHandle>,
-    origins_used: Vec<OriginId>,
-    claimants: Vec<PeerId>,
+    pub(super) origins_used: Vec<OriginId>,
+    pub(super) claimants: Vec<PeerId>,
     /// Holders whose claim led to no whole before: taken on when nobody else can help.
     deferred: Vec<(PeerId, Claim, Option<Duration>)>,
-    contradicted: bool,
+    pub(super) contradicted: bool,
     readers: BTreeMap<ReaderId, u64>,
     unread_since: Option<Instant>,
     tasks: JoinSet<()>,
     reports: mpsc::Sender<Report>,
-    last_error: Option<Arc<str>>,
+    pub(super) last_error: Option<Arc<str>>,
 }
 
 /// Drives `transfer` to its end and leaves it verified (and its blob committed) or failed.
@@ -211,21 +211,6 @@ impl<'a> Driver<'a> {
             }
         }
         Ok(complete)
-    }
-
-    /// With several claims and no whole, the one that was followed is the last to be followed again: another attempt
-    /// may do better.
-    fn lost(&self, reason: super::scheduler::FailReason) -> FetchError {
-        if self.contradicted {
-            self.doubt_claim();
-            let detail =
-                Arc::from("their claims contradict each other, and the one that was followed led nowhere");
-            return FetchError::Mismatch { culprit: "peers", detail };
-        }
-        match (reason, &self.last_error) {
-            (super::scheduler::FailReason::NoSource, None) => FetchError::NotFound,
-            (_, last) => FetchError::SourcesLost { reason, last: last.clone() },
-        }
     }
 
     async fn on_found(&mut self, found: Found) -> Vec<Event> {
@@ -426,74 +411,6 @@ impl<'a> Driver<'a> {
             handle.abort();
         }
     }
-
-    /// All bytes are there: release the tail if they are the right ones, then commit.
-    async fn finish(self, hash: Sha256Digest) -> Result<(), FetchError> {
-        if let Digest::Sha256(expected) = self.request.digest
-            && expected != hash
-        {
-            return Err(self.mismatch(expected, hash).await);
-        }
-        self.transfer.set_phase(Phase::Verified);
-        self.shared.metrics.fetched(self.started.elapsed());
-        if let Err(error) = self.keep(hash).await {
-            // The readers have had, or still get, right bytes; only the next request pays for it.
-            tracing::error!(digest = %self.request.digest, %error, "a verified blob could not be kept");
-        }
-        Ok(())
-    }
-
-    async fn keep(&self, hash: Sha256Digest) -> Result<(), StoreError> {
-        if let Some(narinfo) = &self.request.narinfo {
-            self.shared.store.put_narinfo(narinfo).await?;
-        }
-        let meta = self.transfer.partial().commit(hash, false).await?;
-        if self.blob.is_some_and(|claimed| claimed != meta.id) {
-            self.ban_claimants().await;
-        }
-        for liar in self.shared.suspicions.disproved(self.request.digest, meta.id) {
-            self.shared.peers.ban(liar, BanReason::FalseClaim).await;
-        }
-        (self.shared.on_commit)(&meta);
-        Ok(())
-    }
-
-    fn doubt_claim(&self) {
-        if let Some(blob) = self.blob {
-            self.shared.suspicions.doubt(self.request.digest, blob, &self.claimants);
-        }
-    }
-
-    /// Says whose fault a wrong whole is, where that can be known: all bytes came from one kind of source.
-    async fn mismatch(&self, expected: Sha256Digest, actual: Sha256Digest) -> FetchError {
-        let detail = Arc::from(format!("expected {expected}, got {actual}"));
-        let culprit = match (self.origins_used.as_slice(), self.claimants.is_empty()) {
-            ([], _) => {
-                self.ban_claimants().await;
-                self.shared.suspicions.clear_bad_nar(expected);
-                "peers"
-            }
-            (origins, true) => {
-                for origin in origins {
-                    self.shared.suspicions.remember_bad_nar(expected, *origin);
-                }
-                "an origin"
-            }
-            (_, false) => {
-                // Peers' groups fit the claimed tree, so either the claim or the origin is false. The next attempt
-                // leaves out the claim: strangers must not be able to keep out the origin that the owner chose.
-                self.doubt_claim();
-                "an origin or peers"
-            }
-        };
-        FetchError::Mismatch { culprit, detail }
-    }
-
-    async fn ban_claimants(&self) {
-        for peer in &self.claimants {
-            self.shared.peers.ban(*peer, BanReason::FalseClaim).await;
-        }
-    }
 }
 
 /// A task that was aborted is no news; one that panicked ends the transfer, since its report is missing.
@@ -501,50 +418,5 @@ fn surface_panic(ended: Result<(), JoinError>) -> Result<Vec<Event>, FetchError>
     match ended {
         Err(error) if error.is_panic() => Err(FetchError::Store(Arc::from(error.to_string()))),
         Ok(()) | Err(_) => Ok(Vec::new()),
-    }
-}
-
-struct ExtentRequest {
-    source: SourceId,
-    peer: PeerId,
-    blob: BlobId,
-    extent: GroupRange,
-}
-
-/// Asks a peer for an extent, verifies it and stores it.
-async fn fetch_extent(
-    shared: Arc<Shared>,
-    partial: PartialBlob,
-    reports: mpsc::Sender<Report>,
-    request: ExtentRequest,
-) {
-    let ExtentRequest { source, peer, blob, extent } = request;
-    let report = match shared.peers.range(peer, blob, partial.size(), extent).await {
-        Err(error) => Report::PeerFailed { source, extent, error },
-        Ok(encoded) => {
-            shared.metrics.received(Source::peer).inc_by(encoded.len() as u64);
-            let written =
-                tokio::task::spawn_blocking(move || partial.write_groups(blob, extent, &encoded)).await;
-            match written {
-                Ok(Ok(())) => Report::Event(Event::ExtentDone { source, extent }),
-                Ok(Err(error)) => Report::WriteFailed { source, extent, error },
-                Err(error) => Report::Fatal(FetchError::Store(Arc::from(error.to_string()))),
-            }
-        }
-    };
-    let _ = reports.send(report).await;
-}
-
-fn fault_of(error: &PeerError) -> Fault {
-    match error {
-        PeerError::Busy { retry_after, .. } => Fault::Busy { retry_after: *retry_after },
-        PeerError::NotHeld { .. } => Fault::NotHeld,
-        PeerError::Timeout { .. } | PeerError::Stalled { .. } => Fault::Stalled,
-        PeerError::Protocol { .. } | PeerError::FalseClaim { .. } => Fault::Corrupt,
-        PeerError::Unreachable { .. }
-        | PeerError::Closed { .. }
-        | PeerError::Incompatible { .. }
-        | PeerError::BadRequest { .. }
-        | PeerError::NoRoom { .. } => Fault::Closed,
     }
 }

@@ -5,7 +5,9 @@
 //! and the commit to the store.
 
 mod driver;
+mod ending;
 mod error;
+mod extent;
 mod links;
 mod lookup;
 mod origin_pump;
