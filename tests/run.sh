@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # Runs every test: unit, property and end-to-end tests with nextest, then the documentation's examples.
-# Installs what they need: cargo-nextest, and a Nix client from the distribution when `nix` is missing.
+# Installs what they need when it is missing: cargo-nextest, and from the distribution a Nix client and iproute2 (network
+# namespaces; tests that need root say so when they skip themselves).
 #   bash tests/run.sh [nextest arguments]      for example: bash tests/run.sh -E 'package(p2p-cache-tests)'
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if ! command -v nix >/dev/null; then
-    command -v apt-get >/dev/null || { echo "tests/run.sh: install Nix first: https://nixos.org/download" >&2; exit 1; }
+missing=()
+command -v nix >/dev/null || missing+=(nix-bin)
+command -v ip >/dev/null || missing+=(iproute2)
+if [ ${#missing[@]} -gt 0 ]; then
+    command -v apt-get >/dev/null || { echo "tests/run.sh: install Nix (https://nixos.org/download) and iproute2 first" >&2; exit 1; }
     sudo=$([ "$(id -u)" = 0 ] || echo sudo)
     $sudo apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends nix-bin >/dev/null
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked --quiet
 
