@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test: unit, property and end-to-end tests with nextest, then the documentation's examples.
+# Runs every test: the documentation's examples, then unit, property and end-to-end tests with nextest.
 # Installs what they need when it is missing: cargo-nextest, and from the distribution a Nix client and iproute2 (network
 # namespaces; tests that need root say so when they skip themselves).
 #   bash tests/run.sh [nextest arguments]      for example: bash tests/run.sh -E 'package(p2p-cache-tests)'
@@ -17,6 +17,6 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked --quiet
 
+[ $# -gt 0 ] || cargo test --locked --workspace --doc --quiet
 # Builds the daemon too, which the end-to-end tests start: one build of the workspace, one set of features.
 cargo nextest run --locked --workspace "$@"
-[ $# -gt 0 ] || cargo test --locked --workspace --doc --quiet

@@ -115,6 +115,16 @@ impl NarInfo {
     ///
     /// Accepts what Nix accepts and caches write, and refuses what Nix would call corrupt. Sizes beyond
     /// [`MAX_BLOB_BYTES`](crate::limits::MAX_BLOB_BYTES) and URLs that climb out of the cache are refused as well.
+    ///
+    /// ```
+    /// use p2p_cache_protocol::{NarInfo, TrustedKeys};
+    ///
+    /// let narinfo = NarInfo::parse(include_str!("../../tests/data/hello-2.12.1.narinfo"))?;
+    /// let key = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=".parse()?;
+    /// assert_eq!(narinfo.store_path.name(), "hello-2.12.1");
+    /// assert!(narinfo.verified_by(&TrustedKeys::new(vec![key])).is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn parse(text: &str) -> Result<Self, NarInfoError> {
         parse::parse(text)
     }
