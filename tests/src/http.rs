@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An answer; `complete` is false when the body broke off before its Content-Length.
 #[derive(Debug, Clone)]
@@ -41,6 +41,24 @@ pub fn raw(base: &str, request: &[u8]) -> Answer {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     parse(&bytes)
+}
+
+/// How long a GET takes until its first bytes, beyond the head, and until its last.
+pub fn first_and_last_byte(base: &str, path: &str) -> (Duration, Duration) {
+    let mut stream = TcpStream::connect(base.trim_start_matches("http://")).expect("the gateway accepts");
+    let started = Instant::now();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("the request is sent");
+    let mut buffer = vec![0; 64 * 1024];
+    let mut seen = 0;
+    while seen < 100_000 {
+        let read = stream.read(&mut buffer).expect("bytes flow");
+        assert!(read > 0, "the answer ended after {seen} bytes");
+        seen += read;
+    }
+    let first = started.elapsed();
+    while stream.read(&mut buffer).expect("bytes flow") > 0 {}
+    (first, started.elapsed())
 }
 
 /// `GET url`.

@@ -153,19 +153,6 @@ fn a_second_origin_takes_over_inside_the_same_body() {
 fn the_first_byte_does_not_wait_for_the_last() {
     let setup = setup(4_000, "none");
     setup.origin.set_fault(Fault::Slow(1_000_000));
-    let address = setup.node.http.trim_start_matches("http://").to_owned();
-    let mut stream = std::net::TcpStream::connect(address).expect("the gateway accepts");
-    let request =
-        format!("GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", setup.closure.top_nar_path());
-    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("the request is sent");
-    let started = Instant::now();
-    let mut seen = 0;
-    let mut buffer = [0; 65536];
-    while seen < 100_000 {
-        seen += std::io::Read::read(&mut stream, &mut buffer).expect("bytes flow");
-    }
-    let first = started.elapsed();
-    while std::io::Read::read(&mut stream, &mut buffer).expect("bytes flow") > 0 {}
-    let last = started.elapsed();
+    let (first, last) = http::first_and_last_byte(&setup.node.http, &setup.closure.top_nar_path());
     assert!(first < last / 2, "first bytes after {first:?}, last after {last:?}");
 }

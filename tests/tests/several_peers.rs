@@ -88,6 +88,18 @@ fn several_holders_serve_one_blob_together() {
 }
 
 #[test]
+fn the_first_byte_from_a_peer_does_not_wait_for_the_last() {
+    let closure = Closure::build(30_000, "none");
+    let origin = Origin::serve(&closure.cache());
+    let holder = holder(&closure, &origin, Some("6MB/s"));
+    origin.stop();
+    let node = Daemon::builder().origin(origin.url()).trust(&closure.public_key).peer(&holder.peer).start();
+    node.wait_for_peers(1);
+    let (first, last) = p2p_cache_tests::http::first_and_last_byte(&node.http, &closure.top_nar_path());
+    assert!(first < last / 3, "first bytes after {first:?}, last after {last:?}");
+}
+
+#[test]
 fn the_origin_takes_over_when_all_peers_die_in_mid_body() {
     let closure = Closure::build(30_000, "none");
     let origin = Origin::serve(&closure.cache());

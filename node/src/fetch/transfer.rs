@@ -110,8 +110,10 @@ impl Transfer {
         self.lock_readers().offsets.clone()
     }
 
-    /// Resolves when a reader at `offset` can get its first byte, or with the reason why it never will.
-    pub async fn ready(&self, offset: u64) -> Result<(), FetchError> {
+    /// Resolves when a reader at `offset` can get its first byte, or with the reason why it never will. Whoever waits
+    /// here counts as a reader already: what it waits for is fetched first.
+    pub async fn ready(self: &Arc<Self>, offset: u64) -> Result<(), FetchError> {
+        let _reader = Reader::new(Arc::clone(self), offset);
         self.readable(offset).await.map(|_| ())
     }
 
