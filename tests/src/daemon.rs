@@ -194,21 +194,21 @@ impl Daemon {
         wait_until(Duration::from_secs(30), "peers to connect", || self.peers() >= count);
     }
 
+    /// What `/api/v1/status` says.
+    fn status(&self) -> serde_json::Value {
+        let text = crate::http::get(&format!("{}/api/v1/status", self.http)).text();
+        serde_json::from_str(&text).expect("the status is JSON")
+    }
+
     /// Connected peers.
     pub fn peers(&self) -> usize {
-        let status: serde_json::Value =
-            serde_json::from_str(&crate::http::get(&format!("{}/api/v1/status", self.http)).text())
-                .expect("the status is JSON");
-        status["peers"].as_array().map_or(0, Vec::len)
+        self.status()["peers"].as_array().map_or(0, Vec::len)
     }
 
     /// Waits until no transfer is under way, so that everything fetched has been committed.
     pub fn wait_until_idle(&self) {
         wait_until(Duration::from_secs(30), "transfers to end", || {
-            let status: serde_json::Value =
-                serde_json::from_str(&crate::http::get(&format!("{}/api/v1/status", self.http)).text())
-                    .expect("the status is JSON");
-            status["transfers"].as_array().is_some_and(Vec::is_empty)
+            self.status()["transfers"].as_array().is_some_and(Vec::is_empty)
         });
     }
 

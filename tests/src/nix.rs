@@ -146,22 +146,10 @@ impl NixStore {
 
     /// How many store paths it has.
     pub fn paths(&self) -> usize {
-        let store = self.directory.path().join("root/nix/store");
-        let entries = fs::read_dir(store).map(|entries| entries.flatten().count()).unwrap_or(0);
+        let Ok(entries) = fs::read_dir(self.directory.path().join("root/nix/store")) else { return 0 };
         // `.links` and lock files are not paths.
-        let hidden = fs::read_dir(self.directory.path().join("root/nix/store"))
-            .map(|entries| {
-                entries
-                    .flatten()
-                    .filter(|entry| {
-                        let name = entry.file_name();
-                        let name = name.to_string_lossy();
-                        name.starts_with('.') || name.ends_with(".lock")
-                    })
-                    .count()
-            })
-            .unwrap_or(0);
-        entries - hidden
+        let is_path = |name: &str| !name.starts_with('.') && !name.ends_with(".lock");
+        entries.flatten().filter(|entry| is_path(&entry.file_name().to_string_lossy())).count()
     }
 }
 
