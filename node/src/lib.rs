@@ -8,6 +8,7 @@ pub mod fetch;
 pub mod metrics;
 pub mod origin;
 pub mod peers;
+mod sha256;
 pub mod store;
 
 pub use p2p_cache_discovery as discovery;

@@ -10,7 +10,6 @@ use indicatif::ProgressBar;
 use p2p_cache_protocol::{BlobId, Digest, Sha256Digest};
 use reqwest::header::CONTENT_LENGTH;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
@@ -18,6 +17,7 @@ use super::client::NodeClient;
 use super::console::Console;
 use super::error::CliError;
 use super::progress;
+use crate::sha256::Sha256;
 
 /// Bytes read from the file at a time, for hashing and for sending.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -73,7 +73,7 @@ fn hash(console: &Console, path: &Path) -> Result<(Sha256Digest, BlobId, u64), C
         return Err(unreadable(path)(error));
     }
     let bar = progress::bytes(console, "hashing", Some(metadata.len()));
-    let (mut sha256, mut blake3) = (Sha256::new(), blake3::Hasher::new());
+    let (mut sha256, mut blake3) = (Sha256::default(), blake3::Hasher::new());
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut size = 0;
     loop {
@@ -89,7 +89,7 @@ fn hash(console: &Console, path: &Path) -> Result<(Sha256Digest, BlobId, u64), C
         bar.inc(count as u64);
     }
     bar.finish_and_clear();
-    Ok((Sha256Digest(sha256.finalize().into()), BlobId(*blake3.finalize().as_bytes()), size))
+    Ok((sha256.finish(), BlobId(*blake3.finalize().as_bytes()), size))
 }
 
 /// The first `size` bytes of the file as a request body. A file that grew since it was hashed is cut, one

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use p2p_cache_protocol::{BlobId, Digest, Sha256Digest};
-use sha2::{Digest as _, Sha256};
+use p2p_cache_protocol::{BlobId, Digest};
 use tokio::sync::mpsc;
 
 use super::console::Console;
 use super::error::CliError;
+use crate::sha256::Sha256;
 
 /// Names that are tried for the temporary file.
 const MAX_TEMPORARY_NAMES: u32 = 16;
@@ -86,7 +86,7 @@ enum Hasher {
 impl Hasher {
     fn like(digest: &Digest) -> Hasher {
         match digest {
-            Digest::Sha256(_) => Hasher::Sha256(Sha256::new()),
+            Digest::Sha256(_) => Hasher::Sha256(Sha256::default()),
             Digest::Blake3(_) => Hasher::Blake3(Box::default()),
         }
     }
@@ -102,7 +102,7 @@ impl Hasher {
 
     fn finish(self) -> Digest {
         match self {
-            Hasher::Sha256(hasher) => Digest::Sha256(Sha256Digest(hasher.finalize().into())),
+            Hasher::Sha256(hasher) => Digest::Sha256(hasher.finish()),
             Hasher::Blake3(hasher) => Digest::Blake3(BlobId(*hasher.finalize().as_bytes())),
         }
     }
@@ -170,6 +170,8 @@ fn unwritable(path: &Path, error: io::Error) -> CliError {
 
 #[cfg(test)]
 mod tests {
+    use p2p_cache_protocol::Sha256Digest;
+
     use super::*;
 
     fn feed(path: &Path, expected: Digest, messages: Vec<Message>) -> Result<(), CliError> {

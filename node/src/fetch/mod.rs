@@ -8,6 +8,7 @@ mod driver;
 mod ending;
 mod error;
 mod extent;
+pub mod leader;
 mod links;
 mod lookup;
 mod origin_pump;

@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use p2p_cache_protocol::{Compression, NarInfo, Sha256Digest};
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, ReadBuf};
 
 use super::decode::poll_copy;
 use super::error::Fault;
+use crate::sha256::Sha256;
 
 /// What a file without FileSize may be longer than its NAR: headers, and data that does not compress.
 const MAX_COMPRESSION_LOSS_BYTES: u64 = 1024 * 1024;
@@ -30,7 +30,7 @@ impl<R: AsyncBufRead + Unpin> FileCheck<R> {
     pub(super) fn new(inner: R, narinfo: &NarInfo) -> Self {
         // The NAR itself: its hash is checked over the blob anyway, once is enough.
         let same = narinfo.compression == Compression::None && narinfo.file_hash == Some(narinfo.nar_hash);
-        let hash = narinfo.file_hash.filter(|_| !same).map(|expected| (Sha256::new(), expected));
+        let hash = narinfo.file_hash.filter(|_| !same).map(|expected| (Sha256::default(), expected));
         let max_bytes = narinfo.file_size.unwrap_or_else(|| {
             narinfo.nar_size.saturating_add(narinfo.nar_size / 64).saturating_add(MAX_COMPRESSION_LOSS_BYTES)
         });
@@ -62,7 +62,7 @@ impl<R: AsyncBufRead + Unpin> FileCheck<R> {
             return Err(fault.into());
         }
         if let Some((hasher, expected)) = self.hash.take() {
-            let actual = Sha256Digest(hasher.finalize().into());
+            let actual = hasher.finish();
             if actual != expected {
                 return Err(Fault::FileHash { expected, actual }.into());
             }

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use p2p_cache_protocol::{Digest, Sha256Digest};
-use sha2::{Digest as _, Sha256};
+use p2p_cache_protocol::Digest;
 
 use super::blob::BlobMeta;
 use super::commit::{self, Finished};
@@ -17,6 +16,7 @@ use super::error::StoreError;
 use super::evict;
 use super::inner::{StoreInner, TempFiles};
 use super::outboard;
+use crate::sha256::Sha256;
 
 /// Bytes gathered from the body before they are hashed and written in one turn on a blocking thread.
 const SPOOL_BYTES: usize = 1024 * 1024;
@@ -82,7 +82,7 @@ impl Spool {
                 .map_err(|e| StoreError::io("cannot create", path, e))
         };
         let (data, outboard) = (create(&files.data)?, create(&files.outboard)?);
-        Ok(Spool { data, outboard, files, sha256: Sha256::new(), size: 0 })
+        Ok(Spool { data, outboard, files, sha256: Sha256::default(), size: 0 })
     }
 
     fn append(mut self, store: &StoreInner, batch: &[Bytes]) -> Result<Spool, StoreError> {
@@ -100,7 +100,7 @@ impl Spool {
     }
 
     fn finish(self, store: &StoreInner, expected: Digest, publish: bool) -> Result<BlobMeta, StoreError> {
-        let sha256 = Sha256Digest(self.sha256.finalize().into());
+        let sha256 = self.sha256.finish();
         if let Digest::Sha256(_) = expected
             && expected != Digest::Sha256(sha256)
         {

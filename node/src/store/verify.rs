@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2p_cache_protocol::{BlobId, Sha256Digest, WriteAt, tree};
-use sha2::{Digest as _, Sha256};
 
 use super::blob;
 use super::error::StoreError;
 use super::index::BlobRecord;
 use super::inner::StoreInner;
 use super::outboard::{FromStart, READ_BYTES};
+use crate::sha256::Sha256;
 
 /// How often the caller hears of progress while one blob is being read.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -178,11 +178,11 @@ fn check(
     cancelled: &AtomicBool,
     read: &AtomicU64,
 ) -> io::Result<Option<String>> {
-    let mut tee = Tee { inner: FromStart::new(data), sha256: Sha256::new(), cancelled, read };
+    let mut tee = Tee { inner: FromStart::new(data), sha256: Sha256::default(), cancelled, read };
     let mut compare = CompareOutboard { outboard, differs: false };
     let reader = BufReader::with_capacity(READ_BYTES, &mut tee);
     let actual_id = tree::create_outboard(reader, record.size, &mut compare)?;
-    let actual_sha256 = Sha256Digest(tee.sha256.finalize().into());
+    let actual_sha256 = tee.sha256.finish();
     Ok(if actual_id != id {
         Some(format!("its bytes hash to blake3:{actual_id}"))
     } else if actual_sha256 != record.sha256 {

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use p2p_cache_protocol::Sha256Digest;
-use sha2::{Digest as _, Sha256};
 
+use crate::sha256::Sha256;
 use crate::store::inner::lock;
 
 /// Bytes hashed in one turn on a blocking thread: about 5 ms.
@@ -45,7 +45,7 @@ impl PrefixHasher {
 
     /// The digest, once all bytes have been hashed.
     pub(super) fn digest(&self) -> Sha256Digest {
-        Sha256Digest(lock(&self.state).sha256.clone().finalize().into())
+        lock(&self.state).sha256.clone().finish()
     }
 }
 
