@@ -12,10 +12,10 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use p2p_cache::artifacts::{Artifacts, NarInfos};
 use p2p_cache::discovery::PeerId;
-use p2p_cache::fetch::{FetchEngine, Peers};
+use p2p_cache::fetch::{FetchEngine, Leader, Offer, Peers};
 use p2p_cache::metrics::{Metrics, Source};
 use p2p_cache::origin::{OriginConfig, Origins};
-use p2p_cache::peers::{BanReason, PeerError};
+use p2p_cache::peers::{Arriving, BanReason, PeerError, Watched};
 use p2p_cache::store::{BlobStore, StoreConfig};
 use p2p_cache_http_gateway::conformance::{self, Fixture, sample_bytes};
 use p2p_cache_http_gateway::{Artifact, ArtifactSource, SourceError};
@@ -74,17 +74,41 @@ impl Peers for MemoryPeers {
         Vec::new()
     }
 
-    async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Claim>, PeerError> {
+    async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Offer>, PeerError> {
         let (sha256, id) = (Sha256Digest::of(&self.data), BlobId::of(&self.data));
         if digest != Digest::Sha256(sha256) && digest != Digest::Blake3(id) {
             return Ok(None);
         }
         let size = self.data.len() as u64;
-        Ok(Some(match self.manners[&peer] {
+        Ok(Some(Offer::Whole(match self.manners[&peer] {
             Manner::FalseClaim => Claim { sha256, blob: BlobId::of(&self.other), size },
             Manner::WrongSize => Claim { sha256, blob: id, size: size + 1 },
             Manner::Honest | Manner::Corrupt | Manner::Silent => Claim { sha256, blob: id, size },
-        }))
+        })))
+    }
+
+    fn leaders(&self, _hash: StoreHash) -> Vec<Leader> {
+        Vec::new()
+    }
+
+    fn pass_over(&self, _peer: PeerId) {}
+
+    async fn resolve(&self, peer: PeerId, _hash: StoreHash) -> Result<Option<String>, PeerError> {
+        Err(PeerError::NotHeld { peer })
+    }
+
+    async fn follow(
+        &self,
+        peer: PeerId,
+        _hash: StoreHash,
+        _nar: Sha256Digest,
+        _offset: u64,
+    ) -> Result<Arriving, PeerError> {
+        Err(PeerError::NotHeld { peer })
+    }
+
+    async fn watch(&self, peer: PeerId, _blob: BlobId, _size_bytes: u64) -> Result<Watched, PeerError> {
+        Err(PeerError::NotHeld { peer })
     }
 
     async fn range(

@@ -44,6 +44,10 @@ pub const MAX_STORE_DIR_BYTES: usize = 255;
 /// Longest name after the hash of a store path, in bytes; the limit that Nix itself sets.
 pub const MAX_STORE_NAME_BYTES: usize = 211;
 
+/// Most runs of groups in one message about a blob that is not whole: enough for 16 GiB in which every other extent is
+/// missing, and small enough for a frame.
+pub const MAX_RUNS: usize = 8 * 1024;
+
 /// Longest `agent` of a hello message, in bytes.
 pub const MAX_AGENT_BYTES: usize = 64;
 

@@ -290,9 +290,12 @@ impl Shared {
 
     async fn answer(&self, stream: &mut PeerStream, request: Request) -> io::Result<()> {
         let (counter, response) = match &request {
-            Request::NarInfo { .. } => (&self.narinfos, self.narinfo()),
+            Request::NarInfo { .. } | Request::Resolve { .. } => (&self.narinfos, self.narinfo()),
             Request::Lookup { .. } => (&self.lookups, self.lookup()),
             Request::Range { .. } => (&self.ranges, Response::NotFound),
+            Request::Follow { .. } | Request::Watch { .. } => {
+                return write_frame(stream, &Response::NotFound).await;
+            }
         };
         counter.fetch_add(1, Ordering::SeqCst);
         match (&self.lies.manner, request) {

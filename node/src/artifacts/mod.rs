@@ -1,6 +1,7 @@
 //! The gateway's [`ArtifactSource`]: what is held is read from the store, what is not is fetched while it is read.
 
 mod narinfos;
+mod site;
 mod stored;
 mod transferring;
 
@@ -47,9 +48,15 @@ impl Artifacts {
         {
             return Ok(Some(Arc::new(TransferArtifact::new(transfer))));
         }
-        let Some(meta) = self.store.find(digest).await.map_err(internal)? else { return Ok(None) };
-        let blob = self.store.open_blob(meta.id).await.map_err(internal)?;
-        Ok(blob.map(|blob| Arc::new(StoredArtifact::new(blob, digest)) as Arc<dyn Artifact>))
+        let held = self.held(digest).await.map_err(internal)?;
+        Ok(held.map(|held| held as Arc<dyn Artifact>))
+    }
+
+    /// What is held whole.
+    async fn held(&self, digest: Digest) -> Result<Option<Arc<StoredArtifact>>, StoreError> {
+        let Some(meta) = self.store.find(digest).await? else { return Ok(None) };
+        let blob = self.store.open_blob(meta.id).await?;
+        Ok(blob.map(|blob| Arc::new(StoredArtifact::new(blob, digest))))
     }
 
     /// Fetches until bytes can flow. Content that turned out wrong before any of it left is fetched again elsewhere.
@@ -86,11 +93,12 @@ impl Artifacts {
                     size_bytes: Some(found.narinfo.nar_size),
                     narinfo: Some(Arc::clone(&found.narinfo)),
                     origin: found.origin,
+                    leading: false,
                 })
             }
             Err(error) => {
                 tracing::debug!(%hash, %error, "no narinfo; peers are asked for the NAR alone");
-                Ok(FetchRequest { digest, size_bytes: None, narinfo: None, origin: None })
+                Ok(FetchRequest { digest, size_bytes: None, narinfo: None, origin: None, leading: false })
             }
         }
     }
@@ -128,7 +136,8 @@ impl ArtifactSource for Artifacts {
             if let Some(artifact) = self.local(digest).await? {
                 return Ok(artifact);
             }
-            let request = FetchRequest { digest, size_bytes: None, narinfo: None, origin: None };
+            let request =
+                FetchRequest { digest, size_bytes: None, narinfo: None, origin: None, leading: false };
             let transfer = self.fetch(request).await?;
             Ok(Arc::new(TransferArtifact::new(transfer)) as Arc<dyn Artifact>)
         })

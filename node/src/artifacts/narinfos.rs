@@ -10,11 +10,13 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, WeakShared};
 use futures::stream::FuturesUnordered;
 use lru::LruCache;
+use p2p_cache_discovery::PeerId;
 use p2p_cache_http_gateway::SourceError;
 use p2p_cache_protocol::{NarInfo, StoreHash, TrustedKeys};
 
-use crate::fetch::Peers;
+use crate::fetch::{Leader, Peers};
 use crate::origin::{OriginError, OriginId, Origins};
+use crate::peers::PeerError;
 use crate::store::BlobStore;
 
 /// Narinfos remembered in memory without their NAR being held, about 1 KiB each.
@@ -36,6 +38,15 @@ pub(super) struct FoundNarInfo {
     pub(super) origin: Option<OriginId>,
 }
 
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Whom {
+    /// Peers, and the origins or whoever leads our site.
+    All,
+    /// The origins alone: we lead.
+    Origins,
+}
+
 type Lookup = BoxFuture<'static, Result<FoundNarInfo, SourceError>>;
 
 /// Looks narinfos up; equal requests share one look-up. Cheap to clone.
@@ -50,7 +61,7 @@ struct Shared {
     peers: Arc<dyn Peers>,
     keys: TrustedKeys,
     recent: Mutex<LruCache<StoreHash, (FoundNarInfo, Instant)>>,
-    lookups: Mutex<HashMap<StoreHash, WeakShared<Lookup>>>,
+    lookups: Mutex<HashMap<(StoreHash, Whom), WeakShared<Lookup>>>,
 }
 
 impl NarInfos {
@@ -71,35 +82,112 @@ impl NarInfos {
         {
             return Ok(FoundNarInfo { narinfo: Arc::clone(narinfo), origin: None });
         }
-        match self.look_up_once(hash).await {
+        match self.look_up_once(hash, Whom::All).await {
             Ok(found) => Ok(found),
             // Held but vouched for by no trusted key: good enough when nobody knows better, as an origin once said it.
             Err(error) => held.map(|narinfo| FoundNarInfo { narinfo, origin: None }).ok_or(error),
         }
     }
 
-    async fn look_up_once(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+    /// The narinfo of a public store path for a peer that believes that we lead. What we hold without a trusted
+    /// signature counts as not held, in time as well: the origins are asked either way.
+    pub(super) async fn find_for_site(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        let public = |found: &FoundNarInfo| found.narinfo.verified_by(&self.shared.keys).is_some();
+        if let Some(found) = self.shared.recent(hash).filter(public) {
+            return Ok(found);
+        }
+        let held = self.shared.store.narinfo(hash).await;
+        let held = held.map(|narinfo| FoundNarInfo { narinfo: Arc::new(narinfo), origin: None });
+        if let Some(found) = held.filter(public) {
+            return Ok(found);
+        }
+        self.look_up_once(hash, Whom::Origins).await
+    }
+
+    /// Boxed, since looking up where we lead is a look-up within a look-up.
+    fn look_up_once(&self, hash: StoreHash, whom: Whom) -> Lookup {
         let lookup = {
             let mut lookups = self.shared.lookups.lock().unwrap_or_else(PoisonError::into_inner);
             if lookups.len() > SWEEP_ABOVE {
                 lookups.retain(|_, lookup| lookup.upgrade().is_some());
             }
-            match lookups.get(&hash).and_then(WeakShared::upgrade) {
+            match lookups.get(&(hash, whom)).and_then(WeakShared::upgrade) {
                 Some(running) => running,
                 None => {
-                    let shared = Arc::clone(&self.shared);
-                    let lookup: Lookup = async move { shared.look_up(hash).await }.boxed();
+                    let narinfos = self.clone();
+                    let lookup: Lookup = async move { narinfos.look_up(hash, whom).await }.boxed();
                     let lookup = lookup.shared();
                     if let Some(weak) = lookup.downgrade() {
-                        lookups.insert(hash, weak);
+                        lookups.insert((hash, whom), weak);
                     }
                     lookup
                 }
             }
         };
-        let result = lookup.await;
-        self.shared.lookups.lock().unwrap_or_else(PoisonError::into_inner).remove(&hash);
-        result
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let result = lookup.await;
+            shared.lookups.lock().unwrap_or_else(PoisonError::into_inner).remove(&(hash, whom));
+            result
+        }
+        .boxed()
+    }
+
+    async fn look_up(&self, hash: StoreHash, whom: Whom) -> Result<FoundNarInfo, SourceError> {
+        let found = match whom {
+            Whom::All => self.race(hash).await?,
+            Whom::Origins => self.shared.ask_origins(hash).await?,
+        };
+        let mut recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.put(hash, (found.clone(), Instant::now()));
+        Ok(found)
+    }
+
+    /// Through the leader of our site, or, where that is us or nobody can lead, from the origins.
+    async fn ask_upstream(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        let leaders = if self.shared.keys.is_empty() { Vec::new() } else { self.shared.peers.leaders(hash) };
+        match leaders.first() {
+            // Peers may be asking for it at the same time.
+            Some(Leader::Us) => self.look_up_once(hash, Whom::Origins).await,
+            Some(Leader::Peer(leader)) => match self.shared.ask_leader(*leader, hash).await {
+                Some(found) => Ok(found),
+                None => self.shared.ask_origins(hash).await,
+            },
+            None => self.shared.ask_origins(hash).await,
+        }
+    }
+
+    /// Asks peers and origins at the same time; the first valid answer wins. When the origins said that there is
+    /// none, peers are only given a moment longer; when they could not be reached, every peer is heard.
+    async fn race(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        let peers = self.shared.ask_peers(hash);
+        let origins = self.ask_upstream(hash);
+        tokio::pin!(peers, origins);
+        let mut refused = None;
+        let mut peers_done = false;
+        let grace = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(grace);
+        loop {
+            tokio::select! {
+                narinfo = &mut peers, if !peers_done => match narinfo {
+                    Some(narinfo) => return Ok(FoundNarInfo { narinfo, origin: None }),
+                    None => peers_done = true,
+                },
+                answer = &mut origins, if refused.is_none() => match answer {
+                    Ok(found) => return Ok(found),
+                    Err(error) => {
+                        if error == SourceError::NotFound && !self.shared.origins.is_empty() {
+                            grace.set(tokio::time::sleep(PEERS_GRACE));
+                        }
+                        refused = Some(error);
+                    }
+                },
+                () = &mut grace => peers_done = true,
+            }
+            if peers_done && let Some(error) = refused {
+                return Err(error);
+            }
+        }
     }
 }
 
@@ -116,52 +204,32 @@ impl Shared {
         }
     }
 
-    async fn look_up(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        let found = self.race(hash).await?;
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.put(hash, (found.clone(), Instant::now()));
-        Ok(found)
-    }
-
-    /// Asks peers and origins at the same time; the first valid answer wins. When the origins said that there is
-    /// none, peers are only given a moment longer; when they could not be reached, every peer is heard.
-    async fn race(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        let peers = self.ask_peers(hash);
-        let origins = self.ask_origins(hash);
-        tokio::pin!(peers, origins);
-        let mut refused = None;
-        let mut peers_done = false;
-        let grace = tokio::time::sleep(Duration::MAX);
-        tokio::pin!(grace);
-        loop {
-            tokio::select! {
-                narinfo = &mut peers, if !peers_done => match narinfo {
-                    Some(narinfo) => return Ok(FoundNarInfo { narinfo, origin: None }),
-                    None => peers_done = true,
-                },
-                answer = &mut origins, if refused.is_none() => match answer {
-                    Ok(found) => return Ok(found),
-                    Err(error) => {
-                        if error == SourceError::NotFound && !self.origins.is_empty() {
-                            grace.set(tokio::time::sleep(PEERS_GRACE));
-                        }
-                        refused = Some(error);
-                    }
-                },
-                () = &mut grace => peers_done = true,
-            }
-            if peers_done && let Some(error) = refused {
-                return Err(error);
-            }
-        }
-    }
-
     async fn ask_origins(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
         match self.origins.narinfo(hash, None, &[]).await {
             Ok(found) => Ok(FoundNarInfo { narinfo: Arc::new(found.narinfo), origin: Some(found.origin) }),
             Err(OriginError::NotFound { .. }) => Err(SourceError::NotFound),
             Err(error) => Err(SourceError::Upstream(error.to_string())),
         }
+    }
+
+    /// What the leader of our site got from its origins. It is passed over for a while when it fails us; that it knows
+    /// of none is no proof that there is none.
+    async fn ask_leader(&self, leader: PeerId, hash: StoreHash) -> Option<FoundNarInfo> {
+        match self.peers.resolve(leader, hash).await {
+            Ok(Some(text)) => match self.accept(hash, &text) {
+                Ok(narinfo) => return Some(FoundNarInfo { narinfo: Arc::new(narinfo), origin: None }),
+                Err(reason) => tracing::warn!(%leader, %hash, reason, "narinfo of a leader refused"),
+            },
+            Ok(None) | Err(PeerError::Busy { .. }) => {}
+            Err(error) => {
+                tracing::debug!(%leader, %hash, %error, "a leader is passed over");
+                if let Some(reason) = error.ban_reason() {
+                    self.peers.ban(leader, reason).await;
+                }
+                self.peers.pass_over(leader);
+            }
+        }
+        None
     }
 
     /// The first narinfo of a peer that a trusted key verifies.

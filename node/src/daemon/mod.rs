@@ -12,7 +12,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_cache_discovery::{Identity, IncomingStreams, Network, NetworkConfig};
+use p2p_cache_discovery::{Identity, Network, NetworkConfig};
 use p2p_cache_http_gateway::{Gateway, GatewayConfig, GatewayMetrics};
 use p2p_cache_protocol::TrustedKeys;
 use prometheus_client::registry::Registry;
@@ -88,12 +88,11 @@ impl Daemon {
         let bans = Bans::new(Arc::new(network.clone()));
         bans.register(&mut registry);
         let keys = TrustedKeys::new(config.trusted_public_keys.clone());
-        let uploads = start_uploads(config, &store, &identity, incoming, bans.clone(), &keys, &metrics);
         let client = PeerClient::new(Arc::new(network.clone()));
         let swarm: Arc<dyn Peers> = Arc::new(Swarm::new(
             network.clone(),
             client.clone(),
-            bans,
+            bans.clone(),
             config.swarm_salt.as_bytes(),
             config.dht,
         ));
@@ -108,13 +107,24 @@ impl Daemon {
             metrics.clone(),
             Box::new(move |meta| on_commit.committed(meta)),
         );
-        let narinfos = NarInfos::new(store.clone(), origins.clone(), swarm, keys);
+        let narinfos = NarInfos::new(store.clone(), origins.clone(), swarm, keys.clone());
         let artifacts = Artifacts::new(
             store.clone(),
             engine.clone(),
             narinfos,
             Box::new(move |meta| on_put.committed(meta)),
         );
+
+        let parts = UploadParts {
+            holdings: Arc::new(store.clone()),
+            site: Arc::new(artifacts.clone()),
+            policy: SharingPolicy { share: config.share, trusted_keys: keys },
+            limits: upload_limits(config),
+            signer: claim_signer(&identity),
+            bans,
+            served_bytes: metrics.served(Sink::peer),
+        };
+        let uploads = UploadServer::start(incoming, parts);
 
         let gateway_metrics =
             GatewayMetrics::register(&mut registry).with_served_bytes(metrics.served(Sink::client));
@@ -174,30 +184,13 @@ impl Daemon {
     }
 }
 
-fn start_uploads(
-    config: &Config,
-    store: &BlobStore,
-    identity: &Identity,
-    incoming: IncomingStreams,
-    bans: Bans,
-    keys: &TrustedKeys,
-    metrics: &Metrics,
-) -> UploadServer {
-    let limits = UploadLimits {
+fn upload_limits(config: &Config) -> UploadLimits {
+    UploadLimits {
         upload_rate_bytes_per_second: config.upload_rate,
         slots: NonZeroUsize::new(config.upload_slots as usize).unwrap_or(NonZeroUsize::MIN),
         requests_per_second_per_peer: at_least_one(config.requests_per_second_per_peer),
         failed_lookups_per_minute_per_peer: at_least_one(config.failed_lookups_per_minute_per_peer),
-    };
-    let parts = UploadParts {
-        holdings: Arc::new(store.clone()),
-        policy: SharingPolicy { share: config.share, trusted_keys: keys.clone() },
-        limits,
-        signer: claim_signer(identity),
-        bans,
-        served_bytes: metrics.served(Sink::peer),
-    };
-    UploadServer::start(incoming, parts)
+    }
 }
 
 /// TCP before QUIC, then what reaches farther than this machine and this link, then IPv4.

@@ -1,18 +1,26 @@
 //! The network as transfers and narinfo look-ups see it.
 
-use std::time::Duration;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use p2p_cache_discovery::{Network, PeerId, ProviderDirectory, ProviderKey};
-use p2p_cache_protocol::{BlobId, Claim, Digest, GroupRange, StoreHash};
+use lru::LruCache;
+use p2p_cache_discovery::{Network, PeerId, ProviderDirectory, ProviderKey, Scope};
+use p2p_cache_protocol::{BlobId, Digest, GroupRange, Sha256Digest, StoreHash};
 
-use crate::fetch::Peers;
-use crate::peers::{BanReason, Bans, PeerClient, PeerError};
+use crate::fetch::{Leader, Offer, Peers, leader};
+use crate::peers::{self, Arriving, BanReason, Bans, PeerClient, PeerError, Watched};
 
 /// Connected peers asked for one thing, nearest first.
 const MAX_CONNECTED_ASKED: usize = 64;
 /// Providers wanted of one look-up in the directory.
 const MAX_PROVIDERS: usize = 16;
+
+/// A node that failed to lead is not asked to again for this long.
+const PASSED_OVER_FOR: Duration = Duration::from_secs(30);
+/// Such nodes that are remembered.
+const MAX_PASSED_OVER: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Peers reached through the swarm.
 pub(super) struct Swarm {
@@ -21,6 +29,21 @@ pub(super) struct Swarm {
     bans: Bans,
     salt: Vec<u8>,
     directory: bool,
+    passed_over: PassedOver,
+}
+
+/// Members of our site that failed to lead.
+struct PassedOver(Mutex<LruCache<PeerId, Instant>>);
+
+impl PassedOver {
+    fn insert(&self, peer: PeerId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(peer, Instant::now());
+    }
+
+    fn contains(&self, peer: PeerId) -> bool {
+        let passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        passed.peek(&peer).is_some_and(|since| since.elapsed() < PASSED_OVER_FOR)
+    }
 }
 
 impl Swarm {
@@ -31,7 +54,8 @@ impl Swarm {
         salt: &[u8],
         directory: bool,
     ) -> Self {
-        Self { network, client, bans, salt: salt.to_vec(), directory }
+        let passed_over = PassedOver(Mutex::new(LruCache::new(MAX_PASSED_OVER)));
+        Self { network, client, bans, salt: salt.to_vec(), directory, passed_over }
     }
 }
 
@@ -64,8 +88,11 @@ impl Peers for Swarm {
         }
     }
 
-    async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Claim>, PeerError> {
-        Ok(self.client.lookup(peer, digest).await?.map(|signed| signed.claim))
+    async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Offer>, PeerError> {
+        Ok(self.client.lookup(peer, digest).await?.map(|offer| match offer {
+            peers::Offer::Whole(signed) => Offer::Whole(signed.claim),
+            peers::Offer::Partial { blob, .. } => Offer::Partial(blob),
+        }))
     }
 
     async fn range(
@@ -80,6 +107,44 @@ impl Peers for Swarm {
 
     async fn narinfo(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError> {
         self.client.narinfo(peer, hash).await
+    }
+
+    fn leaders(&self, hash: StoreHash) -> Vec<Leader> {
+        let us = self.network.local_peer_id();
+        let others = self.network.peers().into_iter().filter(|info| {
+            info.speaks_p2p_cache
+                && info.scope == Scope::Lan
+                && !self.bans.is_banned(info.peer)
+                && !self.passed_over.contains(info.peer)
+        });
+        let members: Vec<_> = others.map(|info| info.peer).collect();
+        if members.is_empty() {
+            return Vec::new();
+        }
+        let ranked = leader::ranking(hash, members.into_iter().chain([us]));
+        ranked.into_iter().map(|peer| if peer == us { Leader::Us } else { Leader::Peer(peer) }).collect()
+    }
+
+    fn pass_over(&self, peer: PeerId) {
+        self.passed_over.insert(peer);
+    }
+
+    async fn resolve(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError> {
+        self.client.resolve(peer, hash).await
+    }
+
+    async fn follow(
+        &self,
+        peer: PeerId,
+        hash: StoreHash,
+        nar: Sha256Digest,
+        offset: u64,
+    ) -> Result<Arriving, PeerError> {
+        self.client.follow(peer, hash, nar, offset).await
+    }
+
+    async fn watch(&self, peer: PeerId, blob: BlobId, size_bytes: u64) -> Result<Watched, PeerError> {
+        self.client.watch(peer, blob, size_bytes).await
     }
 
     async fn ban(&self, peer: PeerId, reason: BanReason) {

@@ -1,7 +1,7 @@
 //! Runs one transfer: turns what the scheduler decides into look-ups, requests, writes and bans, and what comes of
 //! them into events. Everything it starts is aborted when it ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,12 @@ pub(super) enum Report {
     WriteFailed { source: SourceId, extent: GroupRange, error: WriteError },
     /// Bytes of this origin have been stored.
     OriginUsed(OriginId),
+    /// Bytes that this leader sent have been stored.
+    Relayed(PeerId),
+    /// A peer that fetches this blob too has these groups.
+    Arrived { source: SourceId, runs: Vec<GroupRange> },
+    /// It tells no more.
+    WatchEnded { source: SourceId, error: Option<PeerError> },
     /// All origins were tried in vain.
     OriginFailed(Arc<str>),
     /// Nothing can be stored any more: the transfer ends.
@@ -52,33 +58,37 @@ pub(super) enum Report {
 }
 
 /// A peer that takes part in a transfer.
-struct PeerSource {
-    peer: PeerId,
+pub(super) struct PeerSource {
+    pub(super) peer: PeerId,
     /// What it is banned for, should the scheduler say so.
-    guilt: BanReason,
+    pub(super) guilt: BanReason,
 }
 
 pub(super) struct Driver<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) request: FetchRequest,
     pub(super) transfer: Arc<Transfer>,
-    scheduler: FetchScheduler,
+    pub(super) scheduler: FetchScheduler,
     pub(super) started: Instant,
     wake_at: Option<Duration>,
     pub(super) blob: Option<BlobId>,
-    sources: HashMap<SourceId, PeerSource>,
-    next_source: u32,
+    pub(super) sources: HashMap<SourceId, PeerSource>,
+    pub(super) next_source: u32,
     requests: HashMap<(SourceId, GroupRange), AbortHandle>,
     origin_task: Option<AbortHandle>,
     pub(super) origins_used: Vec<OriginId>,
+    pub(super) leaders_used: Vec<PeerId>,
+    /// Peers that fetch this blob too, as far as they have said as what.
+    pub(super) downloaders: BTreeMap<PeerId, Option<BlobId>>,
+    pub(super) watched: HashSet<PeerId>,
     pub(super) claimants: Vec<PeerId>,
     /// Holders whose claim led to no whole before: taken on when nobody else can help.
     deferred: Vec<(PeerId, Claim, Option<Duration>)>,
     pub(super) contradicted: bool,
     readers: BTreeMap<ReaderId, u64>,
     unread_since: Option<Instant>,
-    tasks: JoinSet<()>,
-    reports: mpsc::Sender<Report>,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) reports: mpsc::Sender<Report>,
     pub(super) last_error: Option<Arc<str>>,
 }
 
@@ -124,6 +134,9 @@ impl<'a> Driver<'a> {
             requests: HashMap::new(),
             origin_task: None,
             origins_used: Vec::new(),
+            leaders_used: Vec::new(),
+            downloaders: BTreeMap::new(),
+            watched: HashSet::new(),
             claimants: Vec::new(),
             deferred: Vec::new(),
             contradicted: false,
@@ -148,13 +161,14 @@ impl<'a> Driver<'a> {
         while !complete || hashed.is_none() {
             let wake = self.next_wake();
             let events = tokio::select! {
-                Some(report) = inbox.recv() => self.on_report(report)?,
+                Some(report) = inbox.recv() => self.on_report(report).await?,
                 Some(found) = found.recv() => self.on_found(found).await,
                 hash = &mut whole, if hashed.is_none() => {
                     hashed = Some(hash?);
                     Vec::new()
                 }
                 () = transfer.readers_changed.notified() => self.on_readers(),
+                () = transfer.wanted.notified() => self.on_wanted(),
                 () = tokio::time::sleep(wake) => {
                     self.wake_at = None;
                     vec![Event::Tick]
@@ -174,6 +188,7 @@ impl<'a> Driver<'a> {
     /// Introduces the origin, if there is one that may be asked.
     async fn begin(&mut self) -> Result<bool, FetchError> {
         let mut complete = self.transfer.size() == 0;
+        self.on_wanted();
         if self.may_ask_origin() {
             let kind = SourceKind::Origin {
                 ranged: false,
@@ -216,6 +231,7 @@ impl<'a> Driver<'a> {
     async fn on_found(&mut self, found: Found) -> Vec<Event> {
         match found {
             Found::Holder { peer, claim, rtt } => self.on_holder(peer, &claim, rtt),
+            Found::Downloader { peer, blob } => self.on_downloader(peer, Some(blob)),
             Found::Liar { peer, error } => {
                 tracing::warn!(%peer, %error, "peer banned");
                 if let Some(reason) = error.ban_reason() {
@@ -267,10 +283,13 @@ impl<'a> Driver<'a> {
         let source = SourceId(self.next_source);
         self.next_source += 1;
         self.sources.insert(source, PeerSource { peer, guilt: BanReason::CorruptData });
-        vec![Event::SourceAdded { source, kind: SourceKind::Peer { holdings: Holdings::Complete, rtt } }]
+        let mut events =
+            vec![Event::SourceAdded { source, kind: SourceKind::Peer { holdings: Holdings::Complete, rtt } }];
+        events.extend(self.watch_downloaders());
+        events
     }
 
-    fn on_report(&mut self, report: Report) -> Result<Vec<Event>, FetchError> {
+    async fn on_report(&mut self, report: Report) -> Result<Vec<Event>, FetchError> {
         match report {
             Report::Event(event) => {
                 if let Event::ExtentDone { source, extent } = &event {
@@ -290,6 +309,14 @@ impl<'a> Driver<'a> {
                 self.requests.remove(&(source, extent));
                 self.on_write_failed(source, extent, &error)
             }
+            Report::Relayed(leader) => {
+                if !self.leaders_used.contains(&leader) {
+                    self.leaders_used.push(leader);
+                }
+                Ok(Vec::new())
+            }
+            Report::Arrived { source, runs } => Ok(self.on_arrived(source, &runs)),
+            Report::WatchEnded { source, error } => Ok(self.on_watch_ended(source, error).await),
             Report::OriginUsed(origin) => {
                 if !self.origins_used.contains(&origin) {
                     self.origins_used.push(origin);
@@ -371,7 +398,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn forget(&mut self, source: SourceId) {
+    pub(super) fn forget(&mut self, source: SourceId) {
         if source == ORIGIN {
             return self.stop_origin();
         }
@@ -398,7 +425,8 @@ impl<'a> Driver<'a> {
             shared: Arc::clone(self.shared),
             narinfo,
             preferred: self.request.origin,
-            partial: self.transfer.partial().clone(),
+            transfer: Arc::clone(&self.transfer),
+            alone: self.request.leading || self.shared.suspicions.distrusts_leaders(self.request.digest),
             source: ORIGIN,
             reports: self.reports.clone(),
         };

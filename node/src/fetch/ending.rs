@@ -68,6 +68,7 @@ impl Driver<'_> {
     async fn mismatch(&self, expected: Sha256Digest, actual: Sha256Digest) -> FetchError {
         let detail = Arc::from(format!("expected {expected}, got {actual}"));
         let culprit = match (self.origins_used.as_slice(), self.claimants.is_empty()) {
+            (_, _) if !self.leaders_used.is_empty() => self.blame_leaders().await,
             ([], _) => {
                 self.ban_claimants().await;
                 self.shared.suspicions.clear_bad_nar(expected);
@@ -87,6 +88,19 @@ impl Driver<'_> {
             }
         };
         FetchError::Mismatch { culprit, detail }
+    }
+
+    /// A leader holds the tail back until it has verified the whole, so the only source of all bytes has lied. Of
+    /// several sources it cannot be known which one did: the next attempt does without leaders.
+    async fn blame_leaders(&self) -> &'static str {
+        if let ([leader], [], []) =
+            (self.leaders_used.as_slice(), self.origins_used.as_slice(), self.claimants.as_slice())
+        {
+            self.shared.peers.ban(*leader, BanReason::CorruptData).await;
+        }
+        self.shared.suspicions.distrust_leaders(self.request.digest);
+        self.doubt_claim();
+        "the leader of the site, an origin or peers"
     }
 
     async fn ban_claimants(&self) {

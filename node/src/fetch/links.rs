@@ -4,9 +4,27 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use p2p_cache_discovery::PeerId;
-use p2p_cache_protocol::{BlobId, Claim, Digest, GroupRange, StoreHash};
+use p2p_cache_protocol::{BlobId, Claim, Digest, GroupRange, Sha256Digest, StoreHash};
 
-use crate::peers::{BanReason, PeerError};
+use crate::peers::{Arriving, BanReason, PeerError, Watched};
+
+/// What a peer says of a blob that it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// It holds all of it. The claim's signature and its digest have been checked.
+    Whole(Claim),
+    /// It is fetching it itself, and may be asked for what it has, if this is the root.
+    Partial(BlobId),
+}
+
+/// A member of our site, as the one who asks the origins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leader {
+    /// This node.
+    Us,
+    /// Another one.
+    Peer(PeerId),
+}
 
 /// Other nodes, as a transfer sees them.
 #[async_trait]
@@ -17,8 +35,8 @@ pub trait Peers: Send + Sync + 'static {
     /// Nodes that a directory names for `digest`; empty when the directory knows none or does not answer.
     async fn providers(&self, digest: Digest) -> Vec<PeerId>;
 
-    /// Asks `peer` whether it holds `digest`. The claim's signature and its digest have been checked.
-    async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Claim>, PeerError>;
+    /// Asks `peer` whether it holds `digest`.
+    async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Offer>, PeerError>;
 
     /// The bao response for `range` of `blob`; its length is right, its content is unverified.
     async fn range(
@@ -31,6 +49,28 @@ pub trait Peers: Send + Sync + 'static {
 
     /// The text of a narinfo that `peer` holds; anything may stand in it.
     async fn narinfo(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError>;
+
+    /// Who asks the origins for `hash`, best first: all of our site, ourselves included, without those that were
+    /// passed over lately. Empty when there is nobody but us.
+    fn leaders(&self, hash: StoreHash) -> Vec<Leader>;
+
+    /// `peer` led for us and failed: it is left out of [`Peers::leaders`] for a while.
+    fn pass_over(&self, peer: PeerId);
+
+    /// Asks a leader for a narinfo of the origins; anything may stand in it.
+    async fn resolve(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError>;
+
+    /// The bytes of a NAR from `offset` on, as a leader gets them from the origins.
+    async fn follow(
+        &self,
+        peer: PeerId,
+        hash: StoreHash,
+        nar: Sha256Digest,
+        offset: u64,
+    ) -> Result<Arriving, PeerError>;
+
+    /// What of a blob has arrived at a peer, each time there is more.
+    async fn watch(&self, peer: PeerId, blob: BlobId, size_bytes: u64) -> Result<Watched, PeerError>;
 
     /// Refuses `peer` from now on.
     async fn ban(&self, peer: PeerId, reason: BanReason);

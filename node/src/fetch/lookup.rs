@@ -7,11 +7,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use p2p_cache_discovery::PeerId;
-use p2p_cache_protocol::Claim;
-use p2p_cache_protocol::Digest;
+use p2p_cache_protocol::{BlobId, Claim, Digest};
 use tokio::sync::mpsc;
 
-use super::{FetchError, Peers};
+use super::{FetchError, Offer, Peers};
 use crate::peers::PeerError;
 
 /// Peers asked for one blob in all.
@@ -24,6 +23,8 @@ const SIZE_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Found {
     /// A peer says that it holds the blob.
     Holder { peer: PeerId, claim: Claim, rtt: Option<Duration> },
+    /// A peer is fetching it too, as this blob.
+    Downloader { peer: PeerId, blob: BlobId },
     /// A peer answered with something that no honest node says.
     Liar { peer: PeerId, error: PeerError },
     /// All connected peers have answered or were given up.
@@ -63,7 +64,8 @@ async fn ask_all(
         .collect();
     while let Some((peer, rtt, answer)) = answers.next().await {
         let event = match answer {
-            Ok(Some(claim)) => Found::Holder { peer, claim, rtt },
+            Ok(Some(Offer::Whole(claim))) => Found::Holder { peer, claim, rtt },
+            Ok(Some(Offer::Partial(blob))) => Found::Downloader { peer, blob },
             Ok(None) => continue,
             Err(error) if error.ban_reason().is_some() => Found::Liar { peer, error },
             Err(error) => {
@@ -102,7 +104,7 @@ pub(super) async fn size_of(peers: &dyn Peers, digest: Digest) -> Result<u64, Fe
                         peers.ban(peer, reason).await;
                     }
                 }
-                Found::NearDone | Found::Finished => {}
+                Found::Downloader { .. } | Found::NearDone | Found::Finished => {}
             }
         }
         None

@@ -8,24 +8,29 @@ mod driver;
 mod ending;
 mod error;
 mod extent;
+mod interests;
 pub mod leader;
 mod links;
 mod lookup;
 mod origin_pump;
+mod relay;
 pub mod scheduler;
 mod suspicions;
 mod transfer;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::{Digest, NarInfo};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::FetchError;
-pub use self::links::Peers;
+use self::interests::Interests;
+pub use self::links::{Leader, Offer, Peers};
 use self::suspicions::Suspicions;
 pub use self::transfer::{HELD_BACK_BYTES, Transfer};
 use crate::metrics::Metrics;
@@ -45,6 +50,9 @@ pub struct FetchRequest {
     pub narinfo: Option<Arc<NarInfo>>,
     /// The origin that answered with this narinfo, if one did: its URL is used without asking again.
     pub origin: Option<OriginId>,
+    /// On whose behalf. What is fetched for a peer is asked of the origins, never of the peer's own site: it believes
+    /// that we lead.
+    pub leading: bool,
 }
 
 /// Called after each commit with what was committed.
@@ -64,6 +72,7 @@ struct Shared {
     on_commit: OnCommit,
     transfers: Mutex<HashMap<Digest, Arc<Transfer>>>,
     suspicions: Suspicions,
+    interests: Interests,
     places: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -87,6 +96,7 @@ impl FetchEngine {
                 on_commit,
                 transfers: Mutex::default(),
                 suspicions: Suspicions::default(),
+                interests: Interests::default(),
                 places: Arc::new(Semaphore::new(MAX_TRANSFERS)),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -109,7 +119,7 @@ impl FetchEngine {
             None => lookup::size_of(self.shared.peers.as_ref(), request.digest).await?,
         };
         let partial = self.shared.store.create_partial(request.digest, size_bytes).await?;
-        let transfer = Transfer::new(request.digest, partial);
+        let transfer = Transfer::new(request.digest, request.narinfo.clone(), partial);
         self.start(request, transfer, place)
     }
 
@@ -129,6 +139,14 @@ impl FetchEngine {
     /// All transfers that run now.
     pub fn transfers(&self) -> Vec<Arc<Transfer>> {
         self.lock_transfers().values().cloned().collect()
+    }
+
+    /// `peer` wants `digest`. If we fetch it too, now or soon, it will have parts of it.
+    pub fn wanted(&self, digest: Digest, peer: PeerId) {
+        self.shared.interests.note(digest, peer);
+        if let Some(transfer) = self.running(&digest) {
+            transfer.wanted.notify_one();
+        }
     }
 
     /// Ends all transfers at a verified boundary and waits for their tasks. Their readers get an error.

@@ -1,4 +1,5 @@
-//! The stream of an origin into a partial blob, going from one origin to the next when one fails.
+//! The stream of an origin into a partial blob: through the leader of our site when there is one, else from one
+//! origin to the next.
 
 use std::sync::Arc;
 
@@ -8,9 +9,10 @@ use tokio::sync::mpsc;
 
 use super::driver::Report;
 use super::scheduler::{Event, SourceId};
+use super::transfer::Transfer;
 use super::{FetchError, Shared};
 use crate::origin::{NarStream, OriginError, OriginId};
-use crate::store::{PartialBlob, WriteError};
+use crate::store::WriteError;
 
 /// Streams of one origin that may break after they began, before the next origin is tried.
 const MAX_BREAKS_PER_ORIGIN: u32 = 2;
@@ -21,7 +23,9 @@ pub(super) struct OriginPump {
     pub(super) narinfo: Arc<NarInfo>,
     /// The origin that answered with `narinfo`.
     pub(super) preferred: Option<OriginId>,
-    pub(super) partial: PartialBlob,
+    pub(super) transfer: Arc<Transfer>,
+    /// Ask the origins ourselves, whoever leads.
+    pub(super) alone: bool,
     pub(super) source: SourceId,
     pub(super) reports: mpsc::Sender<Report>,
 }
@@ -59,6 +63,9 @@ impl OriginPump {
     }
 
     async fn pump(&self) -> Result<(), Report> {
+        if !self.alone && self.follow_leaders().await.map_err(Report::Fatal)? {
+            return Ok(());
+        }
         let mut skip = Vec::new();
         let mut last: Arc<str> = Arc::from("every origin sent wrong content for this NAR lately");
         let mut known = self.preferred.map(|origin| (Arc::clone(&self.narinfo), origin));
@@ -126,15 +133,15 @@ impl OriginPump {
         Ok(())
     }
 
-    async fn write(&self, offset: u64, chunk: Bytes) -> Result<(), FetchError> {
-        let partial = self.partial.clone();
+    pub(super) async fn write(&self, offset: u64, chunk: Bytes) -> Result<(), FetchError> {
+        let partial = self.transfer.partial().clone();
         match tokio::task::spawn_blocking(move || partial.write_sequential(offset, &chunk)).await {
             Ok(written) => written.map_err(|error| fatal(&error)),
             Err(error) => Err(FetchError::Store(Arc::from(error.to_string()))),
         }
     }
 
-    async fn report(&self, report: Report) {
+    pub(super) async fn report(&self, report: Report) {
         let _ = self.reports.send(report).await;
     }
 }

@@ -19,6 +19,7 @@ const MEMORY: Duration = Duration::from_secs(600);
 pub(super) struct Suspicions {
     bad_nars: Mutex<LruCache<(Sha256Digest, OriginId), Instant>>,
     doubtful: Mutex<LruCache<(Digest, BlobId), Doubt>>,
+    misled: Mutex<LruCache<Digest, Instant>>,
 }
 
 /// A claim that led to no whole.
@@ -32,6 +33,7 @@ impl Default for Suspicions {
         Self {
             bad_nars: Mutex::new(LruCache::new(MAX_SUSPICIONS)),
             doubtful: Mutex::new(LruCache::new(MAX_SUSPICIONS)),
+            misled: Mutex::new(LruCache::new(MAX_SUSPICIONS)),
         }
     }
 }
@@ -53,6 +55,15 @@ impl Suspicions {
         for key in keys {
             bad.pop(&key);
         }
+    }
+
+    /// What leaders sent of `digest` had a part in a wrong whole.
+    pub(super) fn distrust_leaders(&self, digest: Digest) {
+        lock(&self.misled).put(digest, Instant::now());
+    }
+
+    pub(super) fn distrusts_leaders(&self, digest: Digest) -> bool {
+        lock(&self.misled).get(&digest).is_some_and(|since| since.elapsed() < MEMORY)
     }
 
     /// The claim that `digest` is `blob` led to no whole; `claimants` made it.

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use p2p_cache_protocol::Digest;
+use p2p_cache_discovery::PeerId;
+use p2p_cache_protocol::{BlobId, Digest, NarInfo};
 use tokio::sync::{Notify, watch};
 
 use super::FetchError;
@@ -30,6 +32,19 @@ const REPORT_BYTES: u64 = 256 * 1024;
 /// scheduler has had time to replace the source.
 const READER_PATIENCE: Duration = Duration::from_secs(14);
 
+/// Bytes that came through a leader can be verified only with the whole. A client gets none of them before that, unless
+/// it would have to wait longer than this; then they flow as those of an origin do, and the tail is held back.
+const RELAY_HOLD: Duration = Duration::from_secs(8);
+
+/// Who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Somebody who takes what is right or nothing.
+    Client,
+    /// A node that verifies the whole itself.
+    Peer,
+}
+
 /// How far a transfer is.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
@@ -48,6 +63,13 @@ pub struct Transfer {
     phase: watch::Sender<Phase>,
     readers: Mutex<Readers>,
     pub(super) readers_changed: Notify,
+    narinfo: Option<Arc<NarInfo>>,
+    /// The leader that is being followed.
+    following: Mutex<Option<PeerId>>,
+    /// Bytes that a leader sent have been stored.
+    relayed: AtomicBool,
+    /// Another peer wants this blob.
+    pub(super) wanted: Notify,
     pub(super) started: Instant,
 }
 
@@ -58,13 +80,17 @@ struct Readers {
 }
 
 impl Transfer {
-    pub(super) fn new(digest: Digest, partial: PartialBlob) -> Arc<Self> {
+    pub(super) fn new(digest: Digest, narinfo: Option<Arc<NarInfo>>, partial: PartialBlob) -> Arc<Self> {
         Arc::new(Self {
             digest,
             partial,
             phase: watch::Sender::new(Phase::Fetching),
             readers: Mutex::default(),
             readers_changed: Notify::new(),
+            narinfo,
+            following: Mutex::default(),
+            relayed: AtomicBool::new(false),
+            wanted: Notify::new(),
             started: Instant::now(),
         })
     }
@@ -89,7 +115,30 @@ impl Transfer {
         self.lock_readers().offsets.len()
     }
 
-    pub(super) fn partial(&self) -> &PartialBlob {
+    /// The narinfo that led here.
+    pub fn narinfo(&self) -> Option<&Arc<NarInfo>> {
+        self.narinfo.as_ref()
+    }
+
+    /// The root that its groups are verified against, once a holder has said it.
+    pub fn blob(&self) -> Option<BlobId> {
+        self.partial.blob_id()
+    }
+
+    /// The leader of our site that it comes from, if one is being followed.
+    pub fn following(&self) -> Option<PeerId> {
+        *self.following.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_following(&self, leader: Option<PeerId>) {
+        *self.following.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+    }
+
+    pub(super) fn set_relayed(&self) {
+        self.relayed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn partial(&self) -> &PartialBlob {
         &self.partial
     }
 
@@ -113,14 +162,23 @@ impl Transfer {
     /// Resolves when a reader at `offset` can get its first byte, or with the reason why it never will. Whoever waits
     /// here counts as a reader already: what it waits for is fetched first.
     pub async fn ready(self: &Arc<Self>, offset: u64) -> Result<(), FetchError> {
-        let _reader = Reader::new(Arc::clone(self), offset);
-        self.readable(offset).await.map(|_| ())
+        let _reader = Reader::new(Arc::clone(self), offset, For::Client);
+        self.readable(offset, For::Client).await.map(|_| ())
     }
 
     /// The bytes of `range` in order, each verified as far as its source allows, the tail only when the whole is.
     /// The stream ends with an error when the transfer fails; `range` must lie within the blob.
     pub fn read(self: Arc<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
-        let reader = Reader::new(self, range.start);
+        self.read_for(range, For::Client)
+    }
+
+    /// The same for a peer that follows this transfer and verifies the whole itself.
+    pub fn relay(self: Arc<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
+        self.read_for(range, For::Peer)
+    }
+
+    fn read_for(self: Arc<Self>, range: Range<u64>, whom: For) -> BoxStream<'static, io::Result<Bytes>> {
+        let reader = Reader::new(self, range.start, whom);
         futures::stream::try_unfold((reader, range.start), move |(mut reader, offset)| async move {
             if offset >= range.end {
                 return Ok(None);
@@ -134,13 +192,17 @@ impl Transfer {
     }
 
     /// Waits for bytes at `offset` and returns the end of the run that may be read from there.
-    async fn readable(&self, offset: u64) -> Result<u64, FetchError> {
+    async fn readable(&self, offset: u64, whom: For) -> Result<u64, FetchError> {
         let mut phase = self.phase.subscribe();
         let mut arrivals = self.partial.changes();
+        let give_way = tokio::time::Instant::now() + RELAY_HOLD;
         loop {
             let arrived = self.partial.present_until(offset);
+            let held = whom == For::Client && self.relayed.load(Ordering::Relaxed);
+            let hold_over = tokio::time::Instant::now() >= give_way;
             let limit = match &*phase.borrow_and_update() {
                 Phase::Verified => self.size(),
+                Phase::Fetching if held && !hold_over => 0,
                 Phase::Fetching => self.size().saturating_sub(HELD_BACK_BYTES),
                 Phase::Failed(error) => return Err(error.clone()),
             };
@@ -154,6 +216,7 @@ impl Transfer {
                     // No more arrivals: only the phase can still change.
                     phase.changed().await.map_err(|_| FetchError::Stopped)?;
                 },
+                () = tokio::time::sleep_until(give_way), if !hold_over => {}
             }
         }
     }
@@ -176,10 +239,11 @@ struct Reader {
     transfer: Arc<Transfer>,
     id: ReaderId,
     reported: u64,
+    whom: For,
 }
 
 impl Reader {
-    fn new(transfer: Arc<Transfer>, offset: u64) -> Self {
+    fn new(transfer: Arc<Transfer>, offset: u64, whom: For) -> Self {
         let id = {
             let mut readers = transfer.lock_readers();
             let id = ReaderId(readers.next);
@@ -188,11 +252,11 @@ impl Reader {
             id
         };
         transfer.readers_changed.notify_one();
-        Self { transfer, id, reported: offset }
+        Self { transfer, id, reported: offset, whom }
     }
 
     async fn next_chunk(&mut self, offset: u64, end: u64) -> io::Result<Bytes> {
-        let run_end = tokio::time::timeout(READER_PATIENCE, self.transfer.readable(offset))
+        let run_end = tokio::time::timeout(READER_PATIENCE, self.transfer.readable(offset, self.whom))
             .await
             .map_err(|_| {
                 let seconds = READER_PATIENCE.as_secs();

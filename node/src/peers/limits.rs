@@ -64,8 +64,8 @@ pub const MISS_FLOOR: Duration = Duration::from_millis(2);
 pub const MAX_QUEUED_REPLIES: usize = 16;
 /// Bodies of one peer in memory at once: one on the line and one behind it on each of its data substreams.
 pub const MAX_BODIES_PER_PEER: usize = 2 * DATA_STREAMS_PER_PEER;
-/// Substreams served for one peer; a client uses three.
-pub const MAX_STREAMS_PER_PEER: usize = 8;
+/// Substreams served for one peer: a client uses four, and one for each blob that it follows or watches.
+pub const MAX_STREAMS_PER_PEER: usize = 32;
 /// Substreams served in total; each costs a task and a few KiB.
 pub const MAX_STREAMS: usize = 1024;
 /// Peers whose request and miss rates are remembered.
@@ -81,3 +81,21 @@ pub const MAX_CACHED_VERDICTS: usize = 4096;
 pub const BAN_DURATION: Duration = Duration::from_secs(60 * 60);
 /// Bans remembered, so that a peer is counted once while it is banned.
 pub const MAX_REMEMBERED_BANS: usize = 1024;
+
+/// A leader that has not begun to answer within this is passed over.
+pub const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A leader that sends nothing of a blob for this long is passed over.
+pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Bytes of an arriving blob that are handed on at once.
+pub const FOLLOW_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Things done at once on behalf of one peer: narinfos asked of the origins, blobs streamed while they arrive.
+pub const MAX_LED_PER_PEER: usize = 16;
+
+/// The same for all peers together. Each blob costs a read buffer and, at worst, a transfer.
+pub const MAX_LED: usize = 64;
+
+/// News of what has arrived are sent to a peer at most this often.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(50);

@@ -18,11 +18,11 @@ mod testing;
 mod transport;
 
 pub use bans::{BanReason, Bans, Gatekeeper};
-pub use client::{PeerClient, RangeAnswer, RangeTiming};
+pub use client::{Arriving, Offer, PeerClient, RangeAnswer, RangeTiming, Watched};
 pub use error::PeerError;
 pub use policy::{ParseShareError, Share};
 pub use server::{
-    ClaimSigner, Held, HeldBlob, Holdings, SharingPolicy, UploadLimits, UploadParts, UploadServer,
-    claim_signer,
+    ArrivingBlob, ClaimSigner, Held, HeldBlob, Holdings, Led, SharingPolicy, Site, UploadLimits, UploadParts,
+    UploadServer, claim_signer,
 };
 pub use transport::{BoxStream, Dialer, Incoming, Stream, Visitor};

@@ -230,6 +230,7 @@ impl Served {
         let trusted_keys = TrustedKeys::new(vec![cache_key("trusted-1").public_key()]);
         let parts = UploadParts {
             holdings,
+            site: Arc::new(super::server::Alone),
             policy: SharingPolicy { share, trusted_keys },
             limits,
             signer: signer(1),

@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::WireMessage;
 use crate::claim::SignedClaim;
-use crate::digest::{BlobId, Digest};
+use crate::digest::{BlobId, Digest, Sha256Digest};
 use crate::groups::{GroupRange, RangeError};
 use crate::limits::{
-    MAX_AGENT_BYTES, MAX_BLOB_BYTES, MAX_ENCODED_EXTENT_BYTES, MAX_EXTENT_GROUPS, MAX_NARINFO_BYTES,
+    GROUP_BYTES, MAX_AGENT_BYTES, MAX_BLOB_BYTES, MAX_ENCODED_EXTENT_BYTES, MAX_EXTENT_GROUPS,
+    MAX_NARINFO_BYTES, MAX_RUNS,
 };
 use crate::store_path::StoreHash;
 
@@ -19,7 +20,7 @@ pub enum Request {
         /// The hash part of the store path.
         hash: StoreHash,
     },
-    /// Whether the peer holds a blob and will share it. Answered by `Have` or `NotFound`.
+    /// Whether the peer holds a blob and will share it. Answered by `Have`, `Partial` or `NotFound`.
     Lookup {
         /// The name of the blob.
         digest: Digest,
@@ -32,6 +33,30 @@ pub enum Request {
         size: u64,
         /// 1 to [`MAX_EXTENT_GROUPS`] groups within the blob.
         range: GroupRange,
+    },
+    /// The narinfo of a store path, asked of the origins when it is not held: sent to the leader of a site.
+    /// Answered by `NarInfo`, `NotFound` or `Busy`.
+    Resolve {
+        /// The hash part of the store path.
+        hash: StoreHash,
+    },
+    /// The bytes of a NAR from an offset on, fetched from the origins when it is not held: sent to the leader of a
+    /// site. Answered by `Arriving`, `NotFound` or `Busy`.
+    Follow {
+        /// The hash part of the store path; its narinfo says where the NAR is.
+        hash: StoreHash,
+        /// The NAR.
+        nar: Sha256Digest,
+        /// The first byte wanted.
+        offset: u64,
+    },
+    /// Which groups the peer holds, now and each time it has more. Answered by `NotFound`, or by one `Groups` after
+    /// the other until the blob is whole; nothing else may be asked on this substream.
+    Watch {
+        /// The blob.
+        blob: BlobId,
+        /// Its size in bytes.
+        size: u64,
     },
 }
 
@@ -59,6 +84,25 @@ pub enum Response {
     Busy {
         /// When to ask again, in milliseconds.
         retry_after_ms: u32,
+    },
+    /// The blob is on its way here: what has arrived of it may be asked for. Not a claim: the peer repeats the root
+    /// that it was told.
+    Partial {
+        /// The root that the peer verifies against.
+        blob: BlobId,
+        /// The size in bytes.
+        size: u64,
+    },
+    /// Raw bytes follow, as they arrive, from the offset asked for to the end. Nobody has verified them: the
+    /// receiver checks the hash of the whole. A stream that ends early is a fetch that failed.
+    Arriving {
+        /// Size of the whole in bytes.
+        size: u64,
+    },
+    /// Groups that are here and verified: ascending runs, neither empty nor touching, at most [`MAX_RUNS`].
+    Groups {
+        /// The runs. Fewer than there are is no lie.
+        runs: Vec<GroupRange>,
     },
 }
 
@@ -100,6 +144,18 @@ pub enum MessageError {
         /// Bytes of the blob, as claimed.
         size: u64,
     },
+    /// An offset or a size beyond any blob.
+    #[error("{bytes} bytes in a message about a blob: blobs have at most {MAX_BLOB_BYTES}")]
+    Size {
+        /// The number.
+        bytes: u64,
+    },
+    /// Runs of groups that are empty, touch, go backwards or are too many.
+    #[error("{count} runs of groups: at most {MAX_RUNS} are allowed, ascending and apart")]
+    Runs {
+        /// How many.
+        count: usize,
+    },
     /// An announcement of more raw bytes than any range takes.
     #[error("an announcement of {length} bytes of data: at most {MAX_ENCODED_EXTENT_BYTES} are allowed")]
     Data {
@@ -111,7 +167,8 @@ pub enum MessageError {
 impl WireMessage for Request {
     fn validate(&self) -> Result<(), MessageError> {
         match self {
-            Self::NarInfo { .. } | Self::Lookup { .. } => Ok(()),
+            Self::NarInfo { .. } | Self::Lookup { .. } | Self::Resolve { .. } => Ok(()),
+            Self::Follow { offset: bytes, .. } | Self::Watch { size: bytes, .. } => check_size(*bytes),
             Self::Range { size, range, .. } => {
                 range.check(*size)?;
                 if range.is_empty() || range.len() > MAX_EXTENT_GROUPS {
@@ -137,6 +194,19 @@ impl WireMessage for Response {
                 Err(MessageError::Data { length: *encoded_bytes })
             }
             Self::NarInfo { .. } | Self::Have { .. } | Self::Data { .. } => Ok(()),
+            Self::Partial { size, .. } | Self::Arriving { size } => check_size(*size),
+            Self::Groups { runs } => check_runs(runs),
         }
     }
+}
+
+fn check_size(bytes: u64) -> Result<(), MessageError> {
+    if bytes > MAX_BLOB_BYTES { Err(MessageError::Size { bytes }) } else { Ok(()) }
+}
+
+fn check_runs(runs: &[GroupRange]) -> Result<(), MessageError> {
+    let count = runs.len();
+    let apart = runs.windows(2).all(|pair| pair[0].end < pair[1].start);
+    let filled = runs.iter().all(|run| run.start < run.end && run.end <= MAX_BLOB_BYTES / GROUP_BYTES);
+    if count <= MAX_RUNS && apart && filled { Ok(()) } else { Err(MessageError::Runs { count }) }
 }

@@ -2,9 +2,10 @@
 //!
 //! A substream begins with one [`Hello`] each way, which settles the version. After that the side that
 //! opened it sends [`Request`]s, as many as it likes without waiting, and gets one [`Response`] for each in
-//! the same order. A message is a frame: its length as a little-endian `u32`, then the message in the
+//! the same order; only [`Request::Watch`] is answered by many. A message is a frame: its length as a little-endian `u32`, then the message in the
 //! encoding that [`encode_frame`] hides. [`Response::Data`] is followed by exactly as many raw bytes as it
-//! says, the proof of the range, outside of any frame, so that bulk data is never copied into a message.
+//! says, the proof of the range, outside of any frame, so that bulk data is never copied into a message; so is
+//! [`Response::Arriving`], to the end of the blob.
 
 mod codec;
 mod hello;

@@ -6,7 +6,7 @@ use crate::digest::{BlobId, Digest, Sha256Digest};
 use crate::groups::GroupRange;
 use crate::limits::{
     GROUP_BYTES, MAX_AGENT_BYTES, MAX_BLOB_BYTES, MAX_ENCODED_EXTENT_BYTES, MAX_EXTENT_GROUPS,
-    MAX_NARINFO_BYTES,
+    MAX_NARINFO_BYTES, MAX_RUNS,
 };
 use crate::store_path::StoreHash;
 
@@ -28,6 +28,12 @@ fn golden_requests() -> Vec<(Request, Vec<u8>)> {
         (Request::Lookup { digest: Digest::Sha256(Sha256Digest([1; 32])) }, [&[1, 0][..], &[1; 32]].concat()),
         (Request::Lookup { digest: Digest::Blake3(BlobId([2; 32])) }, [&[1, 1][..], &[2; 32]].concat()),
         (range_request(0x10_0000, 3, 64), [&[2][..], &[2; 32], &[252, 0, 0, 16, 0, 3, 64]].concat()),
+        (Request::Resolve { hash: StoreHash::from([9; 20]) }, [&[3][..], &[9; 20]].concat()),
+        (
+            Request::Follow { hash: StoreHash::from([9; 20]), nar: Sha256Digest([1; 32]), offset: 7 },
+            [&[4][..], &[9; 20], &[1; 32], &[7]].concat(),
+        ),
+        (Request::Watch { blob: BlobId([2; 32]), size: 300 }, [&[5][..], &[2; 32], &[251, 44, 1]].concat()),
     ]
 }
 
@@ -45,6 +51,15 @@ fn golden_responses() -> Vec<(Response, Vec<u8>)> {
         (Response::Have { claim }, claim_bytes),
         (Response::Data { encoded_bytes: 0x0001_0040 }, vec![3, 252, 64, 0, 1, 0]),
         (Response::Busy { retry_after_ms: 250 }, vec![4, 250]),
+        (
+            Response::Partial { blob: BlobId([2; 32]), size: 300 },
+            [&[5][..], &[2; 32], &[251, 44, 1]].concat(),
+        ),
+        (Response::Arriving { size: 300 }, vec![6, 251, 44, 1]),
+        (
+            Response::Groups { runs: vec![GroupRange::new(1, 3), GroupRange::new(4, 5)] },
+            vec![7, 2, 1, 3, 4, 5],
+        ),
     ]
 }
 
@@ -113,6 +128,33 @@ fn ranges_that_nobody_may_ask_for_are_neither_sent_nor_accepted() {
     }
 }
 
+fn many_runs(count: usize) -> Vec<GroupRange> {
+    (0..count as u64)
+        .map(|run| (MAX_BLOB_BYTES / GROUP_BYTES) - 2 * run)
+        .rev()
+        .map(|end| GroupRange::new(end - 1, end))
+        .collect()
+}
+
+#[test]
+fn the_most_runs_of_the_largest_numbers_fit_a_frame() {
+    let largest = Response::Groups { runs: many_runs(MAX_RUNS) };
+    assert_eq!(decode_frame(&payload(&largest)), Ok(largest));
+}
+
+#[test]
+fn requests_beyond_the_largest_blob_are_refused() {
+    let (hash, nar, blob) = (StoreHash::from([9; 20]), Sha256Digest([1; 32]), BlobId([2; 32]));
+    for wrong in [
+        Request::Follow { hash, nar, offset: MAX_BLOB_BYTES + 1 },
+        Request::Watch { blob, size: MAX_BLOB_BYTES + 1 },
+    ] {
+        let bytes = bincode::serde::encode_to_vec(&wrong, bincode::config::standard()).unwrap();
+        assert!(matches!(decode_frame::<Request>(&bytes), Err(FrameError::Message(_))));
+        assert!(encode_frame(&wrong).is_err());
+    }
+}
+
 #[test]
 fn responses_that_promise_too_much_are_refused() {
     let claim = Claim { sha256: Sha256Digest([0; 32]), blob: BlobId([0; 32]), size: MAX_BLOB_BYTES + 1 };
@@ -121,6 +163,13 @@ fn responses_that_promise_too_much_are_refused() {
         Response::Have { claim },
         Response::Data { encoded_bytes: MAX_ENCODED_EXTENT_BYTES as u32 + 1 },
         Response::NarInfo { text: "x".repeat(MAX_NARINFO_BYTES + 1) },
+        Response::Partial { blob: BlobId([0; 32]), size: MAX_BLOB_BYTES + 1 },
+        Response::Arriving { size: u64::MAX },
+        Response::Groups { runs: vec![GroupRange::new(3, 3)] },
+        Response::Groups { runs: vec![GroupRange::new(3, 4), GroupRange::new(4, 5)] },
+        Response::Groups { runs: vec![GroupRange::new(3, 4), GroupRange::new(1, 2)] },
+        Response::Groups { runs: vec![GroupRange::new(0, u64::MAX)] },
+        Response::Groups { runs: many_runs(MAX_RUNS + 1) },
     ] {
         let bytes = bincode::serde::encode_to_vec(&wrong, bincode::config::standard()).unwrap();
         assert!(matches!(decode_frame::<Response>(&bytes), Err(FrameError::Message(_))));

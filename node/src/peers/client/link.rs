@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use p2p_cache_discovery::PeerId;
+use p2p_cache_protocol::BlobId;
 use p2p_cache_protocol::claim::SignedClaim;
 use p2p_cache_protocol::wire::Request;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
@@ -61,6 +62,7 @@ pub(super) enum Answer {
     Busy(Duration),
     NarInfo(String),
     Claim(SignedClaim),
+    Partial { blob: BlobId, size: u64 },
     Data(Vec<u8>, RangeTiming),
 }
 
@@ -212,7 +214,7 @@ async fn run(
     }
 }
 
-async fn open(peer: PeerId, dialer: Arc<dyn Dialer>) -> Result<BoxStream, PeerError> {
+pub(super) async fn open(peer: PeerId, dialer: Arc<dyn Dialer>) -> Result<BoxStream, PeerError> {
     match timeout(OPEN_TIMEOUT, dialer.open(peer)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(PeerError::Unreachable { peer, reason: error.to_string() }),
@@ -220,7 +222,7 @@ async fn open(peer: PeerId, dialer: Arc<dyn Dialer>) -> Result<BoxStream, PeerEr
     }
 }
 
-async fn greet(
+pub(super) async fn greet(
     peer: PeerId,
     read: &mut (impl AsyncRead + Unpin),
     write: &mut (impl AsyncWrite + Unpin),

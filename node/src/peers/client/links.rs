@@ -6,7 +6,7 @@ use std::time::Duration;
 use p2p_cache_discovery::PeerId;
 
 use super::super::error::PeerError;
-use super::super::limits::{DATA_STREAMS_PER_PEER, LOOKUP_TIMEOUT, PROGRESS_TIMEOUT};
+use super::super::limits::{DATA_STREAMS_PER_PEER, LEADER_TIMEOUT, LOOKUP_TIMEOUT, PROGRESS_TIMEOUT};
 use super::super::tasks::TaskGroup;
 use super::super::transport::Dialer;
 use super::Shortest;
@@ -16,20 +16,23 @@ use super::link::Link;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
     Control,
+    /// Answers that a peer has to ask its origins for.
+    Resolve,
     Data,
 }
 
 impl Lane {
     /// How long the answer at the head of the line may take to begin.
-    fn answer_timeout(self) -> Duration {
+    pub(super) fn answer_timeout(self) -> Duration {
         match self {
             Lane::Control => LOOKUP_TIMEOUT,
+            Lane::Resolve => LEADER_TIMEOUT,
             Lane::Data => PROGRESS_TIMEOUT,
         }
     }
 }
 
-/// One control substream and up to [`DATA_STREAMS_PER_PEER`] for data, opened when they are first needed.
+/// One substream for each kind of short answer and up to [`DATA_STREAMS_PER_PEER`] for data, opened when they are first needed.
 pub(super) struct PeerLinks {
     peer: PeerId,
     open: Mutex<Open>,
@@ -39,6 +42,7 @@ pub(super) struct PeerLinks {
 #[derive(Default)]
 struct Open {
     control: Option<Link>,
+    resolve: Option<Link>,
     data: Vec<Link>,
 }
 
@@ -60,14 +64,8 @@ impl PeerLinks {
     ) -> Result<Link, PeerError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         match lane {
-            Lane::Control => {
-                if let Some(link) = open.control.as_ref().filter(|link| !link.is_spent()) {
-                    return Ok(link.clone());
-                }
-                let link = self.start(lane, dialer, tasks)?;
-                open.control = Some(link.clone());
-                Ok(link)
-            }
+            Lane::Control => self.only(&mut open.control, lane, dialer, tasks),
+            Lane::Resolve => self.only(&mut open.resolve, lane, dialer, tasks),
             Lane::Data => {
                 open.data.retain(|link| !link.is_spent());
                 let idlest = open.data.iter().min_by_key(|link| link.outstanding_bytes());
@@ -85,6 +83,22 @@ impl PeerLinks {
                 }
             }
         }
+    }
+
+    /// The one substream of a lane, opened again when it is gone.
+    fn only(
+        &self,
+        place: &mut Option<Link>,
+        lane: Lane,
+        dialer: &Arc<dyn Dialer>,
+        tasks: &TaskGroup,
+    ) -> Result<Link, PeerError> {
+        if let Some(link) = place.as_ref().filter(|link| !link.is_spent()) {
+            return Ok(link.clone());
+        }
+        let link = self.start(lane, dialer, tasks)?;
+        *place = Some(link.clone());
+        Ok(link)
     }
 
     fn start(&self, lane: Lane, dialer: &Arc<dyn Dialer>, tasks: &TaskGroup) -> Result<Link, PeerError> {

@@ -3,6 +3,7 @@
 mod link;
 mod links;
 mod reader;
+mod subscribe;
 #[cfg(test)]
 mod tests;
 
@@ -13,21 +14,22 @@ use std::time::Duration;
 use lru::LruCache;
 use p2p_cache_discovery::{Network, PeerId};
 use p2p_cache_protocol::claim::SignedClaim;
-use p2p_cache_protocol::digest::{BlobId, Digest};
+use p2p_cache_protocol::digest::{BlobId, Digest, Sha256Digest};
 use p2p_cache_protocol::store_path::StoreHash;
-use p2p_cache_protocol::tree::{GroupRange, encoded_bytes};
+use p2p_cache_protocol::tree::{GroupRange, encoded_bytes, group_count};
 use p2p_cache_protocol::wire::{Request, WireMessage};
 use tokio::time::{Instant, timeout};
 
 use self::link::{Answer, Expected, Failure};
 use self::links::{Lane, PeerLinks};
+pub use self::subscribe::{Arriving, Watched};
 use super::error::PeerError;
-use super::limits::{DATA_STREAMS_PER_PEER, LOOKUP_TIMEOUT, MAX_CLIENT_PEERS};
+use super::limits::{DATA_STREAMS_PER_PEER, MAX_CLIENT_PEERS};
 use super::tasks::TaskGroup;
 use super::transport::Dialer;
 
 /// Bound of the tasks that serve substreams: those of remembered peers, and as many that are being closed.
-const MAX_LINK_TASKS: usize = 2 * MAX_CLIENT_PEERS * (1 + DATA_STREAMS_PER_PEER);
+const MAX_LINK_TASKS: usize = 2 * MAX_CLIENT_PEERS * (2 + DATA_STREAMS_PER_PEER);
 
 /// Asks peers. A cheap handle: clones share the substreams. Every method may be called from many tasks at once;
 /// their requests are pipelined, and dropping a call never harms the others.
@@ -63,6 +65,30 @@ pub struct RangeAnswer {
     pub timing: RangeTiming,
 }
 
+/// What a peer says of a blob that it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offer {
+    /// It holds all of it, and vouches for what it is.
+    Whole(SignedClaim),
+    /// It is fetching it itself, as this blob of this size: parts of it may be asked for.
+    Partial {
+        /// The root that it was told.
+        blob: BlobId,
+        /// Size in bytes.
+        size: u64,
+    },
+}
+
+#[cfg(test)]
+impl Offer {
+    pub(crate) fn whole(self) -> Option<SignedClaim> {
+        match self {
+            Self::Whole(claim) => Some(claim),
+            Self::Partial { .. } => None,
+        }
+    }
+}
+
 impl PeerClient {
     /// A client that opens its substreams through `dialer`, usually the [`Network`].
     #[must_use]
@@ -74,34 +100,82 @@ impl PeerClient {
         }
     }
 
-    /// Asks whether `peer` offers `digest`, within [`LOOKUP_TIMEOUT`]. `None` when it does not. The claim's signature
+    /// Asks whether `peer` offers `digest`, within 3 s. `None` when it does not. The claim's signature
     /// and signer are verified and it speaks of `digest`; whether it is true shows when the blob is hashed.
     ///
     /// # Errors
     /// [`PeerError::FalseClaim`] and [`PeerError::Protocol`] deserve a ban (see [`PeerError::ban_reason`]).
-    pub async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<SignedClaim>, PeerError> {
+    pub async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Offer>, PeerError> {
         let request = Request::Lookup { digest };
-        match self.ask_control(peer, request, Expected::Claim).await? {
+        match self.ask_in_time(peer, Lane::Control, request, Expected::Claim).await? {
             Answer::NotFound => Ok(None),
             Answer::Claim(claim) => {
                 verify_claim(peer, &digest, &claim)?;
-                Ok(Some(claim))
+                Ok(Some(Offer::Whole(claim)))
             }
+            Answer::Partial { blob, size } => Ok(Some(Offer::Partial { blob, size })),
             Answer::Busy(_) | Answer::NarInfo(_) | Answer::Data(..) => Err(mixed_up(peer)),
         }
     }
 
-    /// Asks `peer` for the narinfo of a store path, within [`LOOKUP_TIMEOUT`]. The text is what the peer says: use it
+    /// Asks `peer` for the narinfo of a store path, within 3 s. The text is what the peer says: use it
     /// only when a trusted key verifies it.
     ///
     /// # Errors
     /// [`PeerError::Protocol`] deserves a ban; the others befall honest peers.
     pub async fn narinfo(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError> {
-        match self.ask_control(peer, Request::NarInfo { hash }, Expected::NarInfo).await? {
+        match self.ask_narinfo(peer, Lane::Control, Request::NarInfo { hash }).await {
+            // What is held costs nothing to say.
+            Err(PeerError::Busy { .. }) => Err(mixed_up(peer)),
+            answer => answer,
+        }
+    }
+
+    /// The same, and the peer asks its origins when it does not hold it: for the leader of our site.
+    ///
+    /// # Errors
+    /// Those of [`PeerClient::narinfo`], and [`PeerError::Busy`].
+    pub async fn resolve(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError> {
+        self.ask_narinfo(peer, Lane::Resolve, Request::Resolve { hash }).await
+    }
+
+    async fn ask_narinfo(
+        &self,
+        peer: PeerId,
+        lane: Lane,
+        request: Request,
+    ) -> Result<Option<String>, PeerError> {
+        match self.ask_in_time(peer, lane, request, Expected::NarInfo).await? {
             Answer::NotFound => Ok(None),
             Answer::NarInfo(text) => Ok(Some(text)),
-            Answer::Busy(_) | Answer::Claim(_) | Answer::Data(..) => Err(mixed_up(peer)),
+            Answer::Busy(retry_after) => Err(PeerError::Busy { peer, retry_after }),
+            Answer::Claim(_) | Answer::Partial { .. } | Answer::Data(..) => Err(mixed_up(peer)),
         }
+    }
+
+    /// Asks the leader of our site for the bytes of a NAR from `offset` on, as it gets them. The first answer comes
+    /// within 2 s; what is streamed is verified by nobody.
+    ///
+    /// # Errors
+    /// [`PeerError::NotHeld`] and [`PeerError::Busy`] when it is not willing; [`PeerError::Protocol`] deserves a ban.
+    pub async fn follow(
+        &self,
+        peer: PeerId,
+        hash: StoreHash,
+        nar: Sha256Digest,
+        offset: u64,
+    ) -> Result<Arriving, PeerError> {
+        let request = Request::Follow { hash, nar, offset };
+        subscribe::follow(peer, Arc::clone(&self.inner.dialer), request, offset).await
+    }
+
+    /// Which groups of a blob `peer` holds, now and each time it has more.
+    ///
+    /// # Errors
+    /// [`PeerError::NotHeld`] when it does not fetch this blob; [`PeerError::Protocol`] deserves a ban.
+    pub async fn watch(&self, peer: PeerId, blob: BlobId, size: u64) -> Result<Watched, PeerError> {
+        let request = Request::Watch { blob, size };
+        subscribe::watch(peer, Arc::clone(&self.inner.dialer), request, group_count(size)).await
     }
 
     /// Asks `peer` for groups of a blob: `range` is not empty, within the blob and at most
@@ -126,7 +200,7 @@ impl PeerClient {
             Answer::NotFound => Err(PeerError::NotHeld { peer }),
             Answer::Busy(retry_after) => Err(PeerError::Busy { peer, retry_after }),
             Answer::Data(encoded, timing) => Ok(RangeAnswer { encoded, timing }),
-            Answer::NarInfo(_) | Answer::Claim(_) => Err(mixed_up(peer)),
+            Answer::NarInfo(_) | Answer::Claim(_) | Answer::Partial { .. } => Err(mixed_up(peer)),
         }
     }
 
@@ -148,15 +222,17 @@ impl PeerClient {
         self.inner.tasks.shutdown(grace).await;
     }
 
-    async fn ask_control(
+    async fn ask_in_time(
         &self,
         peer: PeerId,
+        lane: Lane,
         request: Request,
         expected: Expected,
     ) -> Result<Answer, PeerError> {
-        match timeout(LOOKUP_TIMEOUT, self.ask(peer, Lane::Control, request, expected)).await {
+        let after = lane.answer_timeout();
+        match timeout(after, self.ask(peer, lane, request, expected)).await {
             Ok(answer) => answer,
-            Err(_) => Err(PeerError::Timeout { peer, what: expected.what(), after: LOOKUP_TIMEOUT }),
+            Err(_) => Err(PeerError::Timeout { peer, what: expected.what(), after }),
         }
     }
 

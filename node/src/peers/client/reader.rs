@@ -89,11 +89,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
         match (response, expected) {
             (Response::NotFound, _) => Ok(Answer::NotFound),
-            (Response::Busy { retry_after_ms }, Expected::Data { .. }) => {
+            (Response::Busy { retry_after_ms }, Expected::Data { .. } | Expected::NarInfo) => {
                 Ok(Answer::Busy(Duration::from_millis(u64::from(retry_after_ms))))
             }
             (Response::NarInfo { text }, Expected::NarInfo) => Ok(Answer::NarInfo(text)),
             (Response::Have { claim }, Expected::Claim) => Ok(Answer::Claim(claim)),
+            (Response::Partial { blob, size }, Expected::Claim) => Ok(Answer::Partial { blob, size }),
             (Response::Data { encoded_bytes: promised }, Expected::Data { encoded_bytes }) => {
                 if usize::try_from(promised) != Ok(encoded_bytes) {
                     let reason =
@@ -109,6 +110,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Response::Busy { .. }
                 | Response::NarInfo { .. }
                 | Response::Have { .. }
+                | Response::Partial { .. }
+                | Response::Arriving { .. }
+                | Response::Groups { .. }
                 | Response::Data { .. },
                 _,
             ) => {

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use p2p_cache_protocol::digest::{BlobId, Digest};
+use p2p_cache_protocol::digest::{BlobId, Digest, Sha256Digest};
 use p2p_cache_protocol::limits::MAX_NARINFO_BYTES;
 use p2p_cache_protocol::store_path::StoreHash;
 use p2p_cache_protocol::tree::{GroupRange, encoded_bytes};
 use p2p_cache_protocol::wire::{Request, Response, encode_frame};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::limits::{BUSY_RETRY_AFTER, MISS_FLOOR, SLOT_WAIT};
 use super::super::pace::millis;
@@ -16,6 +17,7 @@ use super::super::transport::Visitor;
 use super::Shared;
 use super::holdings::HeldBlob;
 use super::meters::Meter;
+use super::site::{ArrivingBlob, Led};
 
 /// What goes back.
 pub(super) enum Reply {
@@ -29,6 +31,15 @@ pub(super) enum Reply {
         bytes: Vec<u8>,
         permits: BodyPermits,
     },
+    /// A blob that is streamed while it arrives.
+    Arriving {
+        led: Led,
+        permits: LedPermits,
+    },
+    /// News of a blob that arrives here.
+    Watch(Arc<dyn ArrivingBlob>),
+    /// An answer that others have to be asked for; the requests behind it are worked on meanwhile.
+    Later(AbortOnDropHandle<Reply>),
 }
 
 /// The right to keep one body in memory, until its last byte is written.
@@ -37,16 +48,24 @@ pub(super) struct BodyPermits {
     _of_node: OwnedSemaphorePermit,
 }
 
+/// The right to have something done on one's behalf, until it is done.
+pub(super) struct LedPermits {
+    _of_peer: OwnedSemaphorePermit,
+    _of_node: OwnedSemaphorePermit,
+}
+
 /// Answers the questions of one peer, from what it may see and within what it may cost.
-pub(super) struct Desk<'s> {
-    shared: &'s Shared,
+#[derive(Clone)]
+pub(super) struct Desk {
+    shared: Arc<Shared>,
     meter: Arc<Meter>,
     visitor: Visitor,
 }
 
-impl<'s> Desk<'s> {
-    pub(super) fn new(shared: &'s Shared, visitor: Visitor) -> Self {
-        Self { shared, meter: shared.meters.of(visitor.peer), visitor }
+impl Desk {
+    pub(super) fn new(shared: Arc<Shared>, visitor: Visitor) -> Self {
+        let meter = shared.meters.of(visitor.peer);
+        Self { shared, meter, visitor }
     }
 
     /// Waits for the peer's request rate, then looks. Decoding has checked that the request makes sense.
@@ -57,11 +76,66 @@ impl<'s> Desk<'s> {
             Request::NarInfo { hash } => self.narinfo(hash).await,
             Request::Lookup { digest } => self.lookup(digest).await,
             Request::Range { blob, size, range } => self.range(blob, size, range).await,
+            Request::Watch { blob, size } => self.watch(blob, size),
+            Request::Resolve { .. } | Request::Follow { .. } => Some(self.lead(request, not_before)),
         };
-        found.unwrap_or_else(|| {
-            self.meter.misses.miss();
-            Reply::Miss { not_before }
-        })
+        found.unwrap_or_else(|| self.miss(not_before))
+    }
+
+    fn miss(&self, not_before: Instant) -> Reply {
+        self.meter.misses.miss();
+        Reply::Miss { not_before }
+    }
+
+    /// Works for the peer without holding up what it asks next. The replies' queue bounds how much of it runs.
+    fn lead(&self, request: Request, not_before: Instant) -> Reply {
+        let Some(permits) = self.led_permits() else { return busy() };
+        let desk = self.clone();
+        let work = async move {
+            let found = match request {
+                Request::Resolve { hash } => desk.resolve(hash).await,
+                Request::Follow { hash, nar, offset } => desk.follow(hash, nar, offset, permits).await,
+                Request::NarInfo { .. }
+                | Request::Lookup { .. }
+                | Request::Range { .. }
+                | Request::Watch { .. } => None,
+            };
+            found.unwrap_or_else(|| desk.miss(not_before))
+        };
+        Reply::Later(AbortOnDropHandle::new(tokio::spawn(work)))
+    }
+
+    fn led_permits(&self) -> Option<LedPermits> {
+        let of_peer = Arc::clone(&self.meter.led).try_acquire_owned().ok()?;
+        let of_node = Arc::clone(&self.shared.led).try_acquire_owned().ok()?;
+        Some(LedPermits { _of_peer: of_peer, _of_node: of_node })
+    }
+
+    async fn resolve(&self, hash: StoreHash) -> Option<Reply> {
+        if self.meter.misses.is_muted() {
+            return None;
+        }
+        let text = self.shared.shareable.resolve(hash, self.visitor.scope).await?.to_string();
+        (text.len() <= MAX_NARINFO_BYTES).then_some(Reply::Short(Response::NarInfo { text }))
+    }
+
+    async fn follow(
+        &self,
+        hash: StoreHash,
+        nar: Sha256Digest,
+        offset: u64,
+        permits: LedPermits,
+    ) -> Option<Reply> {
+        if self.meter.misses.is_muted() {
+            return None;
+        }
+        let led = self.shared.shareable.follow(hash, nar, offset, self.visitor).await?;
+        Some(Reply::Arriving { led, permits })
+    }
+
+    fn watch(&self, blob: BlobId, size: u64) -> Option<Reply> {
+        let arriving = self.shared.shareable.arriving(Digest::Blake3(blob), self.visitor.scope)?;
+        (arriving.size() == size).then_some(Reply::Watch(arriving))
     }
 
     async fn narinfo(&self, hash: StoreHash) -> Option<Reply> {
@@ -77,20 +151,31 @@ impl<'s> Desk<'s> {
         if self.meter.misses.is_muted() {
             return None;
         }
-        let claim = self.shared.shareable.claim(digest, self.visitor.scope).await?;
-        self.meter.grant(claim.blob);
-        Some(Reply::Short(Response::Have { claim: self.shared.claims.sign(claim) }))
+        self.shared.shareable.wanted(digest, self.visitor);
+        if let Some(claim) = self.shared.shareable.claim(digest, self.visitor.scope).await {
+            self.meter.grant(claim.blob);
+            return Some(Reply::Short(Response::Have { claim: self.shared.claims.sign(claim) }));
+        }
+        let arriving = self.shared.shareable.arriving(digest, self.visitor.scope)?;
+        let (blob, size) = (arriving.blob(), arriving.size());
+        self.meter.grant(blob);
+        Some(Reply::Short(Response::Partial { blob, size }))
     }
 
     async fn range(&self, blob: BlobId, size: u64, range: GroupRange) -> Option<Reply> {
         if !self.meter.may_read(blob) {
             return None;
         }
-        let open = self.shared.shareable.blob(blob, size, self.visitor.scope).await?;
-        self.meter.grant(blob);
-        let Some(permits) = self.body_permits().await else {
-            return Some(Reply::Short(Response::Busy { retry_after_ms: millis(BUSY_RETRY_AFTER) }));
+        let scope = self.visitor.scope;
+        let open = match self.shared.shareable.blob(blob, size, scope).await {
+            Some(open) => Readable::Held(open),
+            None => {
+                let arriving = self.shared.shareable.arriving(Digest::Blake3(blob), scope)?;
+                Readable::Arriving((arriving.size() == size).then_some(arriving)?)
+            }
         };
+        self.meter.grant(blob);
+        let Some(permits) = self.body_permits().await else { return Some(busy()) };
         let bytes = self.encode(open, size, range).await?;
         Some(Reply::Body { bytes, permits })
     }
@@ -104,7 +189,7 @@ impl<'s> Desk<'s> {
     }
 
     /// The frame of the head, and the bao response for `range` behind it. `None` when it cannot be read.
-    async fn encode(&self, open: Arc<dyn HeldBlob>, size: u64, range: GroupRange) -> Option<Vec<u8>> {
+    async fn encode(&self, open: Readable, size: u64, range: GroupRange) -> Option<Vec<u8>> {
         let peer = self.visitor.peer;
         let length = encoded_bytes(size, range);
         let head = Response::Data { encoded_bytes: u32::try_from(length).ok()? };
@@ -112,11 +197,12 @@ impl<'s> Desk<'s> {
         let whole = body.len() + usize::try_from(length).ok()?;
         let encoding = tokio::task::spawn_blocking(move || {
             body.reserve_exact(whole - body.len());
-            open.encode(range, &mut body).map(|()| body)
+            open.encode(range, &mut body).map(|there| there.then_some(body))
         });
         match encoding.await {
-            Ok(Ok(body)) if body.len() == whole => Some(body),
-            Ok(Ok(body)) => {
+            Ok(Ok(None)) => None,
+            Ok(Ok(Some(body))) if body.len() == whole => Some(body),
+            Ok(Ok(Some(body))) => {
                 tracing::error!(%peer, expected = whole, got = body.len(), "a range was encoded to a wrong length");
                 None
             }
@@ -128,6 +214,26 @@ impl<'s> Desk<'s> {
                 tracing::error!(%peer, %error, "reading a blob for a peer failed");
                 None
             }
+        }
+    }
+}
+
+fn busy() -> Reply {
+    Reply::Short(Response::Busy { retry_after_ms: millis(BUSY_RETRY_AFTER) })
+}
+
+/// Where ranges are read from.
+enum Readable {
+    Held(Arc<dyn HeldBlob>),
+    Arriving(Arc<dyn ArrivingBlob>),
+}
+
+impl Readable {
+    /// False when the range has not arrived yet.
+    fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> std::io::Result<bool> {
+        match self {
+            Self::Held(blob) => blob.encode(range, out).map(|()| true),
+            Self::Arriving(blob) => blob.encode(range, out),
         }
     }
 }

@@ -10,8 +10,8 @@ use p2p_cache_protocol::digest::BlobId;
 use tokio::sync::Semaphore;
 
 use super::super::limits::{
-    MAX_BODIES_PER_PEER, MAX_GRANTED_BLOBS_PER_PEER, MAX_METERED_PEERS, MAX_STREAMS_PER_PEER,
-    MIN_BYTES_PER_SECOND_PER_SLOT,
+    MAX_BODIES_PER_PEER, MAX_GRANTED_BLOBS_PER_PEER, MAX_LED_PER_PEER, MAX_METERED_PEERS,
+    MAX_STREAMS_PER_PEER, MIN_BYTES_PER_SECOND_PER_SLOT,
 };
 use super::super::pace::{MissMeter, Rate};
 
@@ -62,6 +62,8 @@ pub(super) struct Meter {
     pub(super) misses: MissMeter,
     /// Bodies of this peer in memory at once.
     pub(super) bodies: Arc<Semaphore>,
+    /// Things done on behalf of this peer at once.
+    pub(super) led: Arc<Semaphore>,
     granted: Mutex<LruCache<BlobId, ()>>,
 }
 
@@ -72,6 +74,7 @@ impl Meter {
             requests: Rate::per_second(limits.requests_per_second_per_peer),
             misses: MissMeter::per_minute(limits.failed_lookups_per_minute_per_peer),
             bodies: Arc::new(Semaphore::new(limits.bodies_per_peer())),
+            led: Arc::new(Semaphore::new(MAX_LED_PER_PEER)),
             granted: Mutex::new(LruCache::new(granted)),
         }
     }

@@ -6,6 +6,7 @@ mod holdings;
 mod meters;
 mod session;
 mod sharing;
+mod site;
 #[cfg(test)]
 mod tests;
 
@@ -20,12 +21,15 @@ pub use self::claims::{ClaimSigner, claim_signer};
 pub use self::holdings::{Held, HeldBlob, Holdings};
 pub use self::meters::UploadLimits;
 pub use self::sharing::SharingPolicy;
+#[cfg(test)]
+pub(crate) use self::site::Alone;
+pub use self::site::{ArrivingBlob, Led, Site};
 
 use self::claims::SignedClaims;
 use self::meters::Meters;
 use self::sharing::Shareable;
 use super::bans::Bans;
-use super::limits::MAX_STREAMS;
+use super::limits::{MAX_LED, MAX_STREAMS};
 use super::pace::BytePacer;
 use super::tasks::TaskGroup;
 use super::transport::{BoxStream, Incoming, Visitor};
@@ -34,6 +38,8 @@ use super::transport::{BoxStream, Incoming, Visitor};
 pub struct UploadParts {
     /// The store.
     pub holdings: Arc<dyn Holdings>,
+    /// What is fetched for others, and what is on its way.
+    pub site: Arc<dyn Site>,
     /// What of it may leave, and how far.
     pub policy: SharingPolicy,
     /// How much of us peers may use.
@@ -53,6 +59,7 @@ struct Shared {
     meters: Meters,
     pacer: BytePacer,
     slots: Arc<Semaphore>,
+    led: Arc<Semaphore>,
     bans: Bans,
     served_bytes: Counter,
     stopping: CancellationToken,
@@ -70,11 +77,12 @@ impl UploadServer {
     #[must_use]
     pub fn start(incoming: impl Incoming, parts: UploadParts) -> Self {
         let shared = Arc::new(Shared {
-            shareable: Shareable::new(parts.policy, parts.holdings),
+            shareable: Shareable::new(parts.policy, parts.holdings, parts.site),
             claims: SignedClaims::new(parts.signer),
             meters: Meters::new(parts.limits),
             pacer: BytePacer::new(parts.limits.upload_rate_bytes_per_second),
             slots: Arc::new(Semaphore::new(parts.limits.usable_slots().min(Semaphore::MAX_PERMITS))),
+            led: Arc::new(Semaphore::new(MAX_LED)),
             bans: parts.bans,
             served_bytes: parts.served_bytes,
             stopping: CancellationToken::new(),

@@ -1,8 +1,12 @@
 //! One substream of a peer. One half reads requests and finds the answers, the other writes them in their order, so
 //! that the disk works while the line is busy and a run of pipelined misses costs one delay, not many.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use p2p_cache_protocol::GroupRange;
+use p2p_cache_protocol::limits::MAX_RUNS;
 use p2p_cache_protocol::wire::Response;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
@@ -12,14 +16,15 @@ use super::super::bans::BanReason;
 use super::super::frames::{FrameFault, exchange_hello, read_frame, write_all, write_frame};
 use super::super::limits::{
     FRAME_TIMEOUT, MAX_BODY_WRITE, MAX_QUEUED_REPLIES, MAX_REQUEST_FRAME_BYTES, SERVER_IDLE_TIMEOUT,
-    SERVER_READ_BUFFER_BYTES, WRITE_PROGRESS_TIMEOUT,
+    SERVER_READ_BUFFER_BYTES, WATCH_INTERVAL, WRITE_PROGRESS_TIMEOUT,
 };
 use super::super::transport::{BoxStream, Visitor};
 use super::Shared;
 use super::desk::{Desk, Reply};
+use super::site::{ArrivingBlob, Led};
 
 /// Serves one substream to its end. A peer that breaks the protocol is banned.
-pub(super) async fn run(shared: &Shared, visitor: Visitor, stream: BoxStream) {
+pub(super) async fn run(shared: &Arc<Shared>, visitor: Visitor, stream: BoxStream) {
     let peer = visitor.peer;
     match serve(shared, visitor, stream).await {
         Ok(()) => {}
@@ -33,11 +38,11 @@ pub(super) async fn run(shared: &Shared, visitor: Visitor, stream: BoxStream) {
     }
 }
 
-async fn serve(shared: &Shared, visitor: Visitor, stream: BoxStream) -> Result<(), FrameFault> {
+async fn serve(shared: &Arc<Shared>, visitor: Visitor, stream: BoxStream) -> Result<(), FrameFault> {
     let (read, mut write) = tokio::io::split(stream);
     let mut read = BufReader::with_capacity(SERVER_READ_BUFFER_BYTES, read);
     exchange_hello(&mut read, &mut write).await?;
-    let desk = Desk::new(shared, visitor);
+    let desk = Desk::new(Arc::clone(shared), visitor);
     let (replies, queue) = mpsc::channel(MAX_QUEUED_REPLIES);
     tokio::try_join!(take_requests(shared, &desk, read, replies), write_replies(shared, write, queue))?;
     Ok(())
@@ -47,7 +52,7 @@ async fn serve(shared: &Shared, visitor: Visitor, stream: BoxStream) -> Result<(
 /// queued then still go out.
 async fn take_requests(
     shared: &Shared,
-    desk: &Desk<'_>,
+    desk: &Desk,
     mut read: BufReader<impl AsyncRead + Unpin>,
     replies: mpsc::Sender<Reply>,
 ) -> Result<(), FrameFault> {
@@ -83,7 +88,11 @@ async fn write_replies(
     mut write: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Reply>,
 ) -> Result<(), FrameFault> {
-    while let Some(reply) = queue.recv().await {
+    while let Some(mut reply) = queue.recv().await {
+        while let Reply::Later(work) = reply {
+            // A task that panicked has no answer; the peer goes on elsewhere.
+            reply = work.await.map_err(|error| FrameFault::Closed(error.to_string()))?;
+        }
         match reply {
             Reply::Short(response) => write_frame(&mut write, &response).await?,
             Reply::Miss { not_before } => {
@@ -94,9 +103,68 @@ async fn write_replies(
                 write_body(shared, &mut write, &bytes).await?;
                 drop(permits);
             }
+            Reply::Arriving { led, permits } => {
+                write_arriving(shared, &mut write, led).await?;
+                drop(permits);
+            }
+            Reply::Watch(blob) => write_news(shared, &mut write, blob.as_ref()).await?,
+            Reply::Later(_) => {}
         }
     }
     Ok(())
+}
+
+/// Streams a blob as it arrives. A fetch that fails ends the substream: that is how the peer learns of it.
+async fn write_arriving(
+    shared: &Shared,
+    write: &mut (impl AsyncWrite + Unpin),
+    mut led: Led,
+) -> Result<(), FrameFault> {
+    write_frame(write, &Response::Arriving { size: led.size }).await?;
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return Err(FrameFault::Closed("shutting down".to_owned())),
+            chunk = led.bytes.next() => chunk,
+        };
+        let Some(chunk) = chunk.transpose()? else { return Ok(()) };
+        write_body(shared, write, &chunk).await?;
+    }
+}
+
+/// Tells what has arrived, at first and each time there is more, until all of it has.
+async fn write_news(
+    shared: &Shared,
+    write: &mut (impl AsyncWrite + Unpin),
+    blob: &dyn ArrivingBlob,
+) -> Result<(), FrameFault> {
+    let whole = GroupRange::all(blob.size());
+    let mut changes = blob.changes();
+    let mut told = None;
+    loop {
+        changes.borrow_and_update();
+        if blob.is_abandoned() {
+            return Err(FrameFault::Closed("the fetch was given up".to_owned()));
+        }
+        let mut runs = blob.runs();
+        runs.truncate(MAX_RUNS);
+        let complete = runs == [whole];
+        if told.as_ref() != Some(&runs) {
+            write_frame(write, &Response::Groups { runs: runs.clone() }).await?;
+            told = Some(runs);
+        }
+        if complete {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return Err(FrameFault::Closed("shutting down".to_owned())),
+            changed = changes.changed() => {
+                changed.map_err(|_| FrameFault::Closed("the fetch is gone".to_owned()))?;
+            }
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
 }
 
 /// Writes a body at the upload rate. A reader that is too slow loses the stream, and the slot is free again.

@@ -14,7 +14,9 @@ use p2p_cache_protocol::store_path::StoreHash;
 
 use super::super::limits::MAX_CACHED_VERDICTS;
 use super::super::policy::Share;
+use super::super::transport::Visitor;
 use super::holdings::{Held, HeldBlob, Holdings};
+use super::site::{ArrivingBlob, Led, Site};
 
 /// The owner's rules.
 pub struct SharingPolicy {
@@ -33,20 +35,26 @@ impl SharingPolicy {
             (Share::Lan, Scope::Lan) | (Share::Public, Scope::Lan | Scope::Public) => true,
         }
     }
+
+    /// Whether a public key vouches for a store path.
+    fn covers(&self, narinfo: &NarInfo) -> bool {
+        narinfo.verified_by(&self.trusted_keys).is_some()
+    }
 }
 
 /// The holdings as a peer may see them: `None` for what is not held, not shared, or cannot be read.
 pub(super) struct Shareable {
     policy: SharingPolicy,
     holdings: Arc<dyn Holdings>,
+    site: Arc<dyn Site>,
     /// Blobs covered by a trusted signature; true for good, since neither keys nor signatures change.
     covered: Mutex<LruCache<(Sha256Digest, u64), ()>>,
 }
 
 impl Shareable {
-    pub(super) fn new(policy: SharingPolicy, holdings: Arc<dyn Holdings>) -> Self {
+    pub(super) fn new(policy: SharingPolicy, holdings: Arc<dyn Holdings>, site: Arc<dyn Site>) -> Self {
         let remembered = NonZeroUsize::new(MAX_CACHED_VERDICTS).unwrap_or(NonZeroUsize::MIN);
-        Self { policy, holdings, covered: Mutex::new(LruCache::new(remembered)) }
+        Self { policy, holdings, site, covered: Mutex::new(LruCache::new(remembered)) }
     }
 
     /// The claim for a blob.
@@ -74,8 +82,54 @@ impl Shareable {
             return None;
         }
         let narinfo = readable("read a narinfo", self.holdings.narinfo(hash).await)?;
-        narinfo.verified_by(&self.policy.trusted_keys)?;
+        self.policy.covers(&narinfo).then(|| public_part(narinfo))
+    }
+
+    /// A narinfo of the origins, for a site that we lead; reduced to what is public.
+    pub(super) async fn resolve(&self, hash: StoreHash, scope: Scope) -> Option<NarInfo> {
+        let narinfo = self.led_narinfo(hash, scope).await?;
         Some(public_part(narinfo))
+    }
+
+    /// The bytes of a NAR, for a site that we lead.
+    pub(super) async fn follow(
+        &self,
+        hash: StoreHash,
+        nar: Sha256Digest,
+        offset: u64,
+        visitor: Visitor,
+    ) -> Option<Led> {
+        let narinfo = self.led_narinfo(hash, visitor.scope).await?;
+        if narinfo.nar_hash != nar || narinfo.nar_size < offset {
+            return None;
+        }
+        self.site.nar(narinfo, offset, visitor.peer).await
+    }
+
+    /// Only for the local network, and only for what a public key covers.
+    async fn led_narinfo(&self, hash: StoreHash, scope: Scope) -> Option<NarInfo> {
+        if scope != Scope::Lan || !self.policy.serves(scope) {
+            return None;
+        }
+        let narinfo = self.site.narinfo(hash).await?;
+        self.policy.covers(&narinfo).then_some(narinfo)
+    }
+
+    /// A blob that is on its way here.
+    pub(super) fn arriving(&self, digest: Digest, scope: Scope) -> Option<Arc<dyn ArrivingBlob>> {
+        if !self.policy.serves(scope) {
+            return None;
+        }
+        let arriving = self.site.arriving(digest)?;
+        let narinfo = arriving.narinfo()?;
+        (narinfo.nar_size == arriving.size() && self.policy.covers(&narinfo)).then_some(arriving)
+    }
+
+    /// A peer that we serve asks for a blob.
+    pub(super) fn wanted(&self, digest: Digest, visitor: Visitor) {
+        if self.policy.serves(visitor.scope) {
+            self.site.wanted(digest, visitor.peer);
+        }
     }
 
     async fn may_leave(&self, held: &Held) -> bool {
@@ -92,9 +146,7 @@ impl Shareable {
             .unwrap_or_default()
             .iter()
             .any(|narinfo| {
-                narinfo.nar_hash == sha256
-                    && narinfo.nar_size == size
-                    && narinfo.verified_by(&self.policy.trusted_keys).is_some()
+                narinfo.nar_hash == sha256 && narinfo.nar_size == size && self.policy.covers(narinfo)
             });
         if covered {
             self.covered.lock().unwrap_or_else(PoisonError::into_inner).put(key, ());

@@ -134,6 +134,16 @@ impl PartialBlob {
         range.end <= self.inner.progress.group_count() && self.inner.progress.is_verified(range)
     }
 
+    /// The runs of groups that came verified against [`PartialBlob::blob_id`], in order.
+    pub fn verified(&self) -> Vec<GroupRange> {
+        self.inner.progress.verified()
+    }
+
+    /// An empty set of groups, of this blob's length.
+    pub fn no_groups(&self) -> GroupSet {
+        GroupSet::new(self.inner.progress.group_count())
+    }
+
     /// True when every group is present.
     pub fn is_complete(&self) -> bool {
         self.inner.progress.is_complete()

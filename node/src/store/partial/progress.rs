@@ -106,6 +106,10 @@ impl Progress {
         lock(&self.state).verified.contains(range)
     }
 
+    pub(super) fn verified(&self) -> Vec<GroupRange> {
+        lock(&self.state).verified.present().collect()
+    }
+
     pub(super) fn missing(&self) -> Vec<GroupRange> {
         lock(&self.state).present.missing().collect()
     }

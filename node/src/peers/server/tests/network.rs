@@ -34,6 +34,7 @@ async fn a_peer_is_asked_over_the_network_and_kept_away_by_a_ban() {
     holdings.add(&blob, true);
     let bans = Bans::new(Arc::new(server_network.clone()));
     let parts = UploadParts {
+        site: Arc::new(crate::peers::server::Alone),
         holdings,
         // A loopback address is a LAN's.
         policy: SharingPolicy { share: Share::Lan, trusted_keys: Default::default() },
@@ -63,7 +64,7 @@ async fn a_peer_is_asked_over_the_network_and_kept_away_by_a_ban() {
 
     let client = PeerClient::new(Arc::new(network.clone()));
     let claim = client.lookup(peer, blob.digest()).await.unwrap().expect("published");
-    assert_eq!(claim.claim, blob.claim);
+    assert_eq!(claim.whole().map(|claim| claim.claim), Some(blob.claim));
     let groups = GroupRange::all(blob.claim.size).end;
     let ranges = (0..groups).step_by(64).map(|start| GroupRange::new(start, groups.min(start + 64)));
     let answers = join_all(ranges.map(|range| {

@@ -1,0 +1,78 @@
+//! Following the leader of our site: it alone asks the origin, we take from it what it gets, while it gets it.
+//!
+//! Nobody can verify these bytes before the whole is there. They are treated like an origin's, and readers wait for
+//! the whole where they can ([`Transfer::read`](super::Transfer::read)).
+
+use futures::StreamExt;
+use p2p_cache_discovery::PeerId;
+use p2p_cache_protocol::Digest;
+
+use super::FetchError;
+use super::driver::Report;
+use super::links::Leader;
+use super::origin_pump::OriginPump;
+use super::scheduler::Event;
+use crate::metrics::Source;
+use crate::peers::PeerError;
+
+/// Leaders tried before we ask the origins ourselves. Each may cost the time limit of its first answer.
+const MAX_LEADERS: usize = 3;
+
+impl OriginPump {
+    /// True when a leader gave the whole; false when the origins are ours to ask.
+    pub(super) async fn follow_leaders(&self) -> Result<bool, FetchError> {
+        for leader in self.shared.peers.leaders(self.narinfo.store_path.hash()).into_iter().take(MAX_LEADERS)
+        {
+            let Leader::Peer(peer) = leader else { return Ok(false) };
+            self.transfer.set_following(Some(peer));
+            let followed = self.follow(peer).await;
+            self.transfer.set_following(None);
+            match followed? {
+                Ok(()) => return Ok(true),
+                Err(error) => self.give_up_on(peer, &error).await,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Stores what the leader sends. The outer error is our disk's.
+    async fn follow(&self, leader: PeerId) -> Result<Result<(), PeerError>, FetchError> {
+        let partial = self.transfer.partial();
+        let mut offset = partial.prefix_bytes();
+        let (hash, nar) = (self.narinfo.store_path.hash(), self.narinfo.nar_hash);
+        let mut arriving = match self.shared.peers.follow(leader, hash, nar, offset).await {
+            Ok(arriving) if arriving.size == partial.size() => arriving,
+            Ok(arriving) => {
+                let reason = format!("it relays {} bytes where {} are signed", arriving.size, partial.size());
+                return Ok(Err(PeerError::Protocol { peer: leader, reason }));
+            }
+            Err(error) => return Ok(Err(error)),
+        };
+        tracing::debug!(digest = %Digest::Sha256(nar), %leader, "following the leader of the site");
+        self.transfer.set_relayed();
+        self.report(Report::Relayed(leader)).await;
+        while let Some(chunk) = arriving.bytes.next().await {
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => return Ok(Err(error)),
+            };
+            let length = chunk.len() as u64;
+            self.shared.metrics.received(Source::peer).inc_by(length);
+            self.write(offset, chunk).await?;
+            offset += length;
+            self.report(Report::Event(Event::OriginAt { source: self.source, offset_bytes: offset })).await;
+        }
+        Ok(Ok(()))
+    }
+
+    async fn give_up_on(&self, leader: PeerId, error: &PeerError) {
+        tracing::debug!(%leader, %error, "a leader is passed over");
+        if let Some(reason) = error.ban_reason() {
+            self.shared.peers.ban(leader, reason).await;
+        }
+        // One that is busy, or does not have this very thing, may lead for the next.
+        if !matches!(error, PeerError::Busy { .. } | PeerError::NotHeld { .. }) {
+            self.shared.peers.pass_over(leader);
+        }
+    }
+}
