@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use p2p_cache::discovery::{Identity, IncomingStreams, Network, NetworkConfig, PeerId, PeerStream};
+use p2p_cache::fetch::leader::ranking;
 use p2p_cache_protocol::wire::{
     FRAME_HEADER_BYTES, Hello, Request, Response, WireMessage, decode_frame, encode_frame, frame_len,
 };
@@ -138,6 +139,8 @@ pub enum Manner {
     Trickle,
     /// A range is announced, and sent, with this many bytes too many.
     TooLong(u32),
+    /// As a leader it relays the bytes of its tree to the end.
+    Leads,
     /// Ranges below this group are served, others denied; every look-up after the first is denied too.
     OnceAndBelow(u64),
 }
@@ -168,6 +171,11 @@ impl Lies {
         Self { narinfo: None, claim: Some(Claim { sha256, blob: tree.id, size }), tree, manner }
     }
 
+    /// Nothing is held, but as a leader it relays `bytes`.
+    pub fn relayed(bytes: Vec<u8>, manner: Manner) -> Self {
+        Self { narinfo: None, claim: None, tree: Tree::of(bytes), manner }
+    }
+
     /// A narinfo, and nothing else.
     pub fn narinfo(text: impl Into<String>) -> Self {
         Self { narinfo: Some(text.into()), claim: None, tree: Tree::of(Vec::new()), manner: Manner::Proper }
@@ -195,6 +203,19 @@ impl LyingPeer {
     /// Waits for somebody to connect.
     pub fn start(lies: Lies) -> Self {
         Self::with_peers(lies, &[])
+    }
+
+    /// One that leads the site of `node` and itself for a package.
+    pub fn leading(package: &Package, node: &str, lies: impl Fn() -> Lies) -> Self {
+        let id = |address: &str| address.rsplit_once("/p2p/").and_then(|(_, id)| id.parse::<PeerId>().ok());
+        let node = id(node).expect("a peer id");
+        loop {
+            let liar = Self::start(lies());
+            let liar_id = id(&liar.address).expect("a peer id");
+            if ranking(package.narinfo.store_path.hash(), [node, liar_id])[0] == liar_id {
+                return liar;
+            }
+        }
     }
 
     /// Connects to this address by itself, and stays connected.
@@ -293,9 +314,8 @@ impl Shared {
             Request::NarInfo { .. } | Request::Resolve { .. } => (&self.narinfos, self.narinfo()),
             Request::Lookup { .. } => (&self.lookups, self.lookup()),
             Request::Range { .. } => (&self.ranges, Response::NotFound),
-            Request::Follow { .. } | Request::Watch { .. } => {
-                return write_frame(stream, &Response::NotFound).await;
-            }
+            Request::Follow { .. } => return self.follow(stream).await,
+            Request::Watch { .. } => return write_frame(stream, &Response::NotFound).await,
         };
         counter.fetch_add(1, Ordering::SeqCst);
         match (&self.lies.manner, request) {
@@ -308,6 +328,24 @@ impl Shared {
                 write_frame(stream, &response).await
             }
             _ => write_frame(stream, &response).await,
+        }
+    }
+
+    /// As the leader of a site.
+    async fn follow(&self, stream: &mut PeerStream) -> io::Result<()> {
+        let bytes = &self.lies.tree.bytes;
+        let head = Response::Arriving { size: bytes.len() as u64 };
+        match self.lies.manner {
+            Manner::Leads => {
+                write_frame(stream, &head).await?;
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+            Manner::SilentAfterHalf => {
+                write_frame(stream, &head).await?;
+                write_and_linger(stream, &bytes[..bytes.len() / 2]).await
+            }
+            _ => write_frame(stream, &Response::NotFound).await,
         }
     }
 

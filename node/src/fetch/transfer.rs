@@ -197,13 +197,17 @@ impl Transfer {
         let mut arrivals = self.partial.changes();
         let give_way = tokio::time::Instant::now() + RELAY_HOLD;
         loop {
-            let arrived = self.partial.present_until(offset);
             let held = whom == For::Client && self.relayed.load(Ordering::Relaxed);
             let hold_over = tokio::time::Instant::now() >= give_way;
+            let mut arrived = self.partial.present_until(offset);
             let limit = match &*phase.borrow_and_update() {
                 Phase::Verified => self.size(),
-                Phase::Fetching if held && !hold_over => 0,
-                Phase::Fetching => self.size().saturating_sub(HELD_BACK_BYTES),
+                Phase::Fetching => {
+                    if held && !hold_over {
+                        arrived = self.partial.verified_until(offset);
+                    }
+                    self.size().saturating_sub(HELD_BACK_BYTES)
+                }
                 Phase::Failed(error) => return Err(error.clone()),
             };
             let end = arrived.min(limit).min(self.hash_limit(offset));

@@ -123,6 +123,11 @@ impl PartialBlob {
         offset.saturating_add(self.available_from(offset))
     }
 
+    /// The same for bytes that came verified against [`PartialBlob::blob_id`].
+    pub fn verified_until(&self, offset: u64) -> u64 {
+        offset.saturating_add(self.inner.progress.verified_from(offset))
+    }
+
     /// True when all bytes of the range are present (an empty range always is).
     pub fn has(&self, range: std::ops::Range<u64>) -> bool {
         range.is_empty()

@@ -91,10 +91,19 @@ impl Progress {
 
     /// Contiguous bytes present from `offset` on.
     pub(super) fn available_from(&self, offset: u64) -> u64 {
+        self.run_from(offset, |state| &state.present)
+    }
+
+    /// Contiguous verified bytes from `offset` on.
+    pub(super) fn verified_from(&self, offset: u64) -> u64 {
+        self.run_from(offset, |state| &state.verified)
+    }
+
+    fn run_from(&self, offset: u64, of: impl Fn(&State) -> &GroupSet) -> u64 {
         if offset >= self.size {
             return 0;
         }
-        let end = lock(&self.state).present.prefix_from(offset / GROUP_BYTES).saturating_mul(GROUP_BYTES);
+        let end = of(&lock(&self.state)).prefix_from(offset / GROUP_BYTES).saturating_mul(GROUP_BYTES);
         end.min(self.size).saturating_sub(offset)
     }
 
