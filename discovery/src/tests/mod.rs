@@ -4,6 +4,7 @@ mod connections;
 mod directory;
 mod multicast;
 mod streams;
+mod transport;
 
 use std::time::Duration;
 

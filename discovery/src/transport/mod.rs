@@ -3,13 +3,24 @@
 //! There is no DNS in here: names stand only in the configuration, and are resolved by the system (`task::dial`)
 //! before they are dialled, so that the scope of the connection is known and hosts files and `.local` names work.
 
+mod coalesce;
+mod mux;
+mod read_ahead;
+mod tls;
+mod verifier;
+
 use libp2p::{
     Swarm, SwarmBuilder, noise,
     swarm::{Config, NetworkBehaviour},
-    tcp, tls, yamux,
+    tcp,
 };
 
 use crate::{config::NetworkConfig, error::NetworkError, identity::Identity};
+
+#[cfg(test)]
+pub(crate) use mux::Mux;
+#[cfg(test)]
+pub(crate) use tls::Tls;
 
 /// Streams that one connection may have in negotiation inwards; more wait, none is lost.
 const MAX_NEGOTIATING_INBOUND: usize = 256;
@@ -31,8 +42,8 @@ pub(crate) fn build_swarm<B: NetworkBehaviour>(
         .with_tcp(
             // Without nodelay a request-answer pattern loses an order of magnitude to Nagle's algorithm.
             tcp::Config::new().nodelay(true),
-            (tls::Config::new, noise::Config::new),
-            yamux::Config::default,
+            (tls::Tls::new, noise::Config::new),
+            mux::Mux::default,
         )
         .map_err(|error| failed("TCP", &error))?
         .with_quic();
