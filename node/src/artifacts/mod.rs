@@ -190,7 +190,11 @@ fn internal(error: StoreError) -> SourceError {
 fn source_error(error: &FetchError) -> SourceError {
     match error {
         FetchError::NotFound => SourceError::NotFound,
-        FetchError::NoSpace(_) => SourceError::NoSpace,
+        FetchError::NoSpace(reason) => {
+            // The gateway's error has no room for where, how much and what to do.
+            tracing::warn!(%reason, "not fetched");
+            SourceError::NoSpace
+        }
         FetchError::Store(text) => SourceError::Internal(text.to_string()),
         FetchError::SourcesLost { .. }
         | FetchError::Mismatch { .. }
