@@ -238,6 +238,12 @@ impl Daemon {
         self.child.wait().expect("the daemon can be waited for");
     }
 
+    /// SIGSTOP: it does nothing more, and its connections stay open. Killing it still works.
+    pub fn pause(&self) {
+        let done = Command::new("kill").args(["-STOP", &self.pid().to_string()]).status().expect("kill");
+        assert!(done.success());
+    }
+
     /// SIGTERM; panics unless it ends within 10 s.
     pub fn terminate(&mut self) -> ExitStatus {
         let done = Command::new("kill").arg(self.pid().to_string()).status().expect("kill");

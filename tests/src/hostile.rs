@@ -12,11 +12,11 @@ use p2p_cache_protocol::wire::{
     FRAME_HEADER_BYTES, Hello, Request, Response, WireMessage, decode_frame, encode_frame, frame_len,
 };
 use p2p_cache_protocol::{
-    BlobId, Claim, GroupRange, NarInfo, SecretKey, Sha256Digest, SignedClaim, create_outboard, encode_range,
-    outboard_bytes,
+    BlobId, Claim, Digest, GroupRange, NarInfo, SecretKey, Sha256Digest, SignedClaim, create_outboard,
+    encode_range, outboard_bytes,
 };
 use rand::rngs::StdRng;
-use rand::{RngCore, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
@@ -131,6 +131,13 @@ pub enum Manner {
     GarbageForRanges(Vec<u8>),
     /// A bit is wrong in the last byte of every range.
     CorruptRanges,
+    /// A bit is wrong somewhere in some of the ranges.
+    CorruptAtRandom {
+        /// One range of this many, on average.
+        one_in: u32,
+        /// Decides in which, and where.
+        seed: u64,
+    },
     /// Every look-up is answered properly, but later than by anybody else.
     Late,
     /// Half of a range, then silence on an open stream.
@@ -149,7 +156,7 @@ pub enum Manner {
 pub struct Lies {
     /// Answers every request for a narinfo; nothing is found without it.
     pub narinfo: Option<String>,
-    /// Answers every look-up, signed with the peer's own key.
+    /// Answers every look-up of its digest, signed with the peer's own key.
     pub claim: Option<Claim>,
     /// What ranges are served of.
     pub tree: Tree,
@@ -160,8 +167,14 @@ pub struct Lies {
 impl Lies {
     /// The truth about a package, in this manner. No narinfo is offered.
     pub fn none(package: &Package, manner: Manner) -> Self {
-        let tree = Tree::of(package.nar.clone());
-        Self { narinfo: None, claim: Some(package.claim()), tree, manner }
+        Self::about(&package.nar, manner)
+    }
+
+    /// The truth about a NAR, in this manner. No narinfo is offered.
+    pub fn about(nar: &[u8], manner: Manner) -> Self {
+        let tree = Tree::of(nar.to_vec());
+        let claim = Claim { sha256: Sha256Digest::of(nar), blob: tree.id, size: nar.len() as u64 };
+        Self { narinfo: None, claim: Some(claim), tree, manner }
     }
 
     /// A claim that `bytes` are what `package` is, and ranges that are consistent with it.
@@ -312,7 +325,7 @@ impl Shared {
     async fn answer(&self, stream: &mut PeerStream, request: Request) -> io::Result<()> {
         let (counter, response) = match &request {
             Request::NarInfo { .. } | Request::Resolve { .. } => (&self.narinfos, self.narinfo()),
-            Request::Lookup { .. } => (&self.lookups, self.lookup()),
+            Request::Lookup { digest } => (&self.lookups, self.lookup(*digest)),
             Request::Range { .. } => (&self.ranges, Response::NotFound),
             Request::Follow { .. } => return self.follow(stream).await,
             Request::Watch { .. } => return write_frame(stream, &Response::NotFound).await,
@@ -353,10 +366,11 @@ impl Shared {
         self.lies.narinfo.clone().map_or(Response::NotFound, |text| Response::NarInfo { text })
     }
 
-    fn lookup(&self) -> Response {
+    fn lookup(&self, digest: Digest) -> Response {
         let denied =
             matches!(self.lies.manner, Manner::OnceAndBelow(_)) && self.lookups.load(Ordering::SeqCst) > 0;
-        match self.lies.claim.filter(|_| !denied) {
+        let asked = |claim: &Claim| digest == Digest::Sha256(claim.sha256);
+        match self.lies.claim.filter(|claim| asked(claim) && !denied) {
             Some(claim) => Response::Have { claim: SignedClaim::sign(claim, &self.identity.signing_key()) },
             None => Response::NotFound,
         }
@@ -372,6 +386,14 @@ impl Shared {
                 return write_frame(stream, &Response::NotFound).await;
             }
             Manner::CorruptRanges => *body.last_mut().expect("ranges are not empty") ^= 1,
+            Manner::CorruptAtRandom { one_in, seed } => {
+                let asked = self.ranges.load(Ordering::SeqCst) as u64;
+                let mut random = StdRng::seed_from_u64(seed.wrapping_add(asked));
+                if random.random_ratio(1, one_in) {
+                    let at = random.random_range(0..body.len());
+                    body[at] ^= 1 << random.random_range(0..8);
+                }
+            }
             Manner::TooLong(bytes) => body.extend(vec![0; bytes as usize]),
             _ => {}
         }

@@ -1,6 +1,7 @@
 //! What the end-to-end tests are made of: real daemons, a real Nix client with a real signed cache, faulty origins
 //! and hostile peers.
 
+pub mod crowd;
 pub mod daemon;
 pub mod hostile;
 pub mod http;
@@ -8,6 +9,7 @@ pub mod netns;
 pub mod nix;
 pub mod origin;
 
+pub use crowd::Crowd;
 pub use daemon::{Daemon, DaemonBuilder};
 pub use nix::{Closure, NixStore};
 pub use origin::{Fault, Origin};

@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+/// Closures of this process so far: each has store paths and a key of its own.
+static CLOSURES: AtomicU32 = AtomicU32::new(0);
 
 /// Three store paths that refer to each other, built by Nix and copied into a signed binary cache.
 pub struct Closure {
@@ -23,10 +27,11 @@ impl Closure {
     pub fn build(kilobytes: u64, compression: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let root = directory.path();
-        let key = format!("test-{}", std::process::id());
+        let serial = CLOSURES.fetch_add(1, Ordering::Relaxed);
+        let key = format!("test-{}-{serial}", std::process::id());
         run(nix_store(root).args(["--generate-binary-cache-key", &key, "sk", "pk"]).current_dir(root));
         let public_key = fs::read_to_string(root.join("pk")).expect("the public key").trim().to_owned();
-        fs::write(root.join("closure.nix"), expression(kilobytes)).expect("the expression");
+        fs::write(root.join("closure.nix"), expression(kilobytes, serial)).expect("the expression");
         let built = run(nix_build(root).arg("closure.nix").current_dir(root));
         let top = String::from_utf8_lossy(&built.stdout).trim().to_owned();
         assert!(top.starts_with("/nix/store/"), "{top}");
@@ -154,12 +159,13 @@ impl NixStore {
 }
 
 /// One small path, one that refers to it, and a large one that refers to both.
-fn expression(kilobytes: u64) -> String {
+fn expression(kilobytes: u64, serial: u32) -> String {
     format!(
         r#"
 let
   mk = name: deps: kilobytes: derivation {{
     inherit name;
+    serial = {serial};
     system = builtins.currentSystem;
     builder = "/bin/sh";
     PATH = "/bin:/usr/bin";
