@@ -17,9 +17,14 @@ pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("DAEMON_UNDER_TEST") {
         return path.into();
     }
+    beside_the_test("p2p-cache")
+}
+
+/// A program of the workspace, from the target directory that the running test is in.
+pub(crate) fn beside_the_test(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of the running test");
-    let path = test.ancestors().nth(2).expect("target directory").join("p2p-cache");
-    assert!(path.exists(), "{} is missing: cargo build -p p2p-cache --bin p2p-cache", path.display());
+    let path = test.ancestors().nth(2).expect("target directory").join(name);
+    assert!(path.exists(), "{} is missing: cargo build --workspace", path.display());
     path
 }
 
@@ -92,11 +97,7 @@ impl DaemonBuilder {
     /// The command that would be started, without a state directory.
     fn command(&self, state_dir: &Path) -> Command {
         let mut command = match &self.netns {
-            Some(name) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", name]).arg(binary());
-                command
-            }
+            Some(name) => crate::netns::command(name, binary()),
             None => Command::new(binary()),
         };
         command.arg("serve").arg("--state-dir").arg(state_dir);
@@ -232,6 +233,16 @@ impl Daemon {
         found
     }
 
+    /// `kill -9`, also while others look at it. It is waited for when it is dropped.
+    pub fn kill_now(&self) {
+        self.signal("-KILL");
+    }
+
+    fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([name, &self.pid().to_string()]).status().expect("kill");
+        assert!(done.success());
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.child.kill().expect("the daemon can be killed");
@@ -240,14 +251,12 @@ impl Daemon {
 
     /// SIGSTOP: it does nothing more, and its connections stay open. Killing it still works.
     pub fn pause(&self) {
-        let done = Command::new("kill").args(["-STOP", &self.pid().to_string()]).status().expect("kill");
-        assert!(done.success());
+        self.signal("-STOP");
     }
 
     /// SIGTERM; panics unless it ends within 10 s.
     pub fn terminate(&mut self) -> ExitStatus {
-        let done = Command::new("kill").arg(self.pid().to_string()).status().expect("kill");
-        assert!(done.success());
+        self.signal("-TERM");
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("the daemon can be waited for") {

@@ -8,6 +8,7 @@ pub mod http;
 pub mod netns;
 pub mod nix;
 pub mod origin;
+pub mod site;
 
 pub use crowd::Crowd;
 pub use daemon::{Daemon, DaemonBuilder};

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::netns;
+
 /// Closures of this process so far: each has store paths and a key of its own.
 static CLOSURES: AtomicU32 = AtomicU32::new(0);
 
-/// Three store paths that refer to each other, built by Nix and copied into a signed binary cache.
+/// Store paths that refer to each other, built by Nix and copied into a signed binary cache.
 pub struct Closure {
     directory: TempDir,
     /// The path that refers to all others.
@@ -25,17 +27,26 @@ pub struct Closure {
 impl Closure {
     /// A closure whose largest path has `kilobytes` of random data, in a cache with this compression.
     pub fn build(kilobytes: u64, compression: &str) -> Self {
+        Self::of(&chain(kilobytes), kilobytes, compression)
+    }
+
+    /// A closure of `paths` paths of `kilobytes` of random data each, in a cache with this compression.
+    pub fn wide(paths: u64, kilobytes: u64, compression: &str) -> Self {
+        Self::of(&fan(paths, kilobytes), kilobytes, compression)
+    }
+
+    fn of(paths: &str, largest_kilobytes: u64, compression: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let root = directory.path();
         let serial = CLOSURES.fetch_add(1, Ordering::Relaxed);
         let key = format!("test-{}-{serial}", std::process::id());
         run(nix_store(root).args(["--generate-binary-cache-key", &key, "sk", "pk"]).current_dir(root));
         let public_key = fs::read_to_string(root.join("pk")).expect("the public key").trim().to_owned();
-        fs::write(root.join("closure.nix"), expression(kilobytes, serial)).expect("the expression");
+        fs::write(root.join("closure.nix"), expression(paths, serial)).expect("the expression");
         let built = run(nix_build(root).arg("closure.nix").current_dir(root));
         let top = String::from_utf8_lossy(&built.stdout).trim().to_owned();
         assert!(top.starts_with("/nix/store/"), "{top}");
-        let closure = Self { directory, top, public_key, largest_bytes: kilobytes * 1000 };
+        let closure = Self { directory, top, public_key, largest_bytes: largest_kilobytes * 1000 };
         closure.copy_to_cache("cache", "sk", compression);
         closure
     }
@@ -101,6 +112,7 @@ impl Closure {
 /// A fresh, empty store with a client that has cached nothing.
 pub struct NixStore {
     directory: TempDir,
+    netns: Option<String>,
 }
 
 /// What a copy did.
@@ -118,7 +130,12 @@ impl NixStore {
     /// An empty one.
     #[allow(clippy::new_without_default, reason = "it makes a directory")]
     pub fn new() -> Self {
-        Self { directory: tempfile::tempdir().expect("a temporary directory") }
+        Self { directory: tempfile::tempdir().expect("a temporary directory"), netns: None }
+    }
+
+    /// An empty one whose client runs in this network namespace.
+    pub fn in_netns(name: &str) -> Self {
+        Self { netns: Some(name.to_owned()), ..Self::new() }
     }
 
     /// `nix copy --from URL` of the closure, verified with its key only.
@@ -130,7 +147,7 @@ impl NixStore {
     pub fn copy_with_key(&self, url: &str, closure: &Closure, key: &str) -> Copied {
         let root = self.directory.path();
         let started = Instant::now();
-        let output = nix(root)
+        let output = nix_in(self.netns.as_deref(), root)
             .args(["copy", "--from", url, "--to", &format!("local?root={}", root.join("root").display())])
             .args(["--option", "trusted-public-keys", key, &closure.top])
             .output()
@@ -158,8 +175,8 @@ impl NixStore {
     }
 }
 
-/// One small path, one that refers to it, and a large one that refers to both.
-fn expression(kilobytes: u64, serial: u32) -> String {
+/// Derivations of random data; `paths` are the names that they need and the one that refers to all.
+fn expression(paths: &str, serial: u32) -> String {
     format!(
         r#"
 let
@@ -171,32 +188,55 @@ let
     PATH = "/bin:/usr/bin";
     args = [ "-c" "mkdir $out; echo ${{toString deps}} > $out/deps; head -c ${{toString kilobytes}}000 /dev/urandom > $out/data; ln -s data $out/link" ];
   }};
-  small = mk "small" [ ] 20;
-  middle = mk "middle" [ small ] 700;
-in mk "top" [ small middle ] {kilobytes}
+{paths}
 "#
     )
 }
 
-fn base(program: &str, home: &Path) -> Command {
-    let mut command = Command::new(program);
+/// One small path, one that refers to it, and a large one that refers to both.
+fn chain(kilobytes: u64) -> String {
+    format!(
+        r#"  small = mk "small" [ ] 20;
+  middle = mk "middle" [ small ] 700;
+in mk "top" [ small middle ] {kilobytes}"#
+    )
+}
+
+/// Paths of one size, one of which refers to all others.
+fn fan(paths: u64, kilobytes: u64) -> String {
+    format!(
+        r#"  leaf = number: mk "leaf-${{toString number}}" [ ] {kilobytes};
+in mk "top" (builtins.genList leaf {}) {kilobytes}"#,
+        paths.saturating_sub(1)
+    )
+}
+
+fn base(netns: Option<&str>, program: &str, home: &Path) -> Command {
+    let mut command = match netns {
+        Some(name) => netns::command(name, program),
+        None => Command::new(program),
+    };
     // A home of its own: the client remembers narinfos there for a month.
     command.env("HOME", home).env("XDG_CACHE_HOME", home.join("cache")).env_remove("NIX_PATH");
     command
 }
 
 fn nix(home: &Path) -> Command {
-    let mut command = base("nix", home);
+    nix_in(None, home)
+}
+
+fn nix_in(netns: Option<&str>, home: &Path) -> Command {
+    let mut command = base(netns, "nix", home);
     command.args(["--extra-experimental-features", "nix-command", "--option", "substituters", ""]);
     command
 }
 
 fn nix_store(home: &Path) -> Command {
-    base("nix-store", home)
+    base(None, "nix-store", home)
 }
 
 fn nix_build(home: &Path) -> Command {
-    let mut command = base("nix-build", home);
+    let mut command = base(None, "nix-build", home);
     command.args(["--no-out-link", "--store", &format!("local?root={}", home.join("root").display())]);
     for (option, value) in [
         ("sandbox", "true"),

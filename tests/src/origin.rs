@@ -47,7 +47,12 @@ struct Shared {
 impl Origin {
     /// Serves a cache directory on a free loopback port.
     pub fn serve(directory: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::serve_at(directory, "127.0.0.1:0")
+    }
+
+    /// Serves a cache directory at `ADDR:PORT`.
+    pub fn serve_at(directory: &Path, address: &str) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
