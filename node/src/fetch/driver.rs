@@ -197,6 +197,10 @@ impl<'a> Driver<'a> {
             };
             complete |= self.feed(Event::SourceAdded { source: ORIGIN, kind }).await?;
         }
+        if self.request.leading {
+            // Whoever follows us has asked the site already.
+            complete |= self.feed(Event::Lookup(LookupPhase::Wide)).await?;
+        }
         Ok(complete)
     }
 

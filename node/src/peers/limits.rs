@@ -59,7 +59,7 @@ pub const SLOT_WAIT: Duration = Duration::from_millis(200);
 pub const BUSY_RETRY_AFTER: Duration = Duration::from_millis(250);
 /// `NotFound` is never sent sooner than this after its request was read, so that the time does not tell
 /// "not held" from "not shared".
-pub const MISS_FLOOR: Duration = Duration::from_millis(2);
+pub const MISS_FLOOR: Duration = Duration::from_micros(400);
 /// Replies of one substream that wait for the line; the next request is read when there is room.
 pub const MAX_QUEUED_REPLIES: usize = 16;
 /// Bodies of one peer in memory at once: one on the line and one behind it on each of its data substreams.

@@ -10,7 +10,7 @@ use p2p_cache_protocol::limits::MAX_RUNS;
 use p2p_cache_protocol::wire::Response;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::super::bans::BanReason;
 use super::super::frames::{FrameFault, exchange_hello, read_frame, write_all, write_frame};
@@ -96,7 +96,7 @@ async fn write_replies(
         match reply {
             Reply::Short(response) => write_frame(&mut write, &response).await?,
             Reply::Miss { not_before } => {
-                sleep_until(not_before).await;
+                sleep_exactly_until(not_before).await;
                 write_frame(&mut write, &Response::NotFound).await?;
             }
             Reply::Body { bytes, permits } => {
@@ -112,6 +112,14 @@ async fn write_replies(
         }
     }
     Ok(())
+}
+
+/// The runtime's timer is good for milliseconds only, and whoever asks waits for this before it asks the origin.
+async fn sleep_exactly_until(instant: Instant) {
+    let rest = instant.saturating_duration_since(Instant::now());
+    if !rest.is_zero() {
+        let _ = tokio::task::spawn_blocking(move || std::thread::sleep(rest)).await;
+    }
 }
 
 /// Streams a blob as it arrives. A fetch that fails ends the substream: that is how the peer learns of it.

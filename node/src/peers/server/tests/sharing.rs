@@ -146,7 +146,10 @@ async fn a_narinfo_says_nothing_of_where_it_came_from() {
     assert_eq!((public.nar_hash, public.nar_size), (narinfo.nar_hash, narinfo.nar_size));
 }
 
-#[tokio::test(start_paused = true)]
+/// Tries on a machine that does other things, too; the shortest counts.
+const TRIES: usize = 20;
+
+#[tokio::test(flavor = "multi_thread")]
 async fn not_shared_is_answered_like_not_held_to_the_millisecond() {
     let served = Served::start(UploadLimits::default());
     let blob = Arc::new(Blob::new(200_000));
@@ -160,12 +163,15 @@ async fn not_shared_is_answered_like_not_held_to_the_millisecond() {
     let requests =
         [&everything(&blob, &secret)[..], &everything(&absent, &unknown)[..], &[wrong_size]].concat();
     for request in requests {
-        let start = Instant::now();
-        assert_eq!(client.ask(&request).await, Response::NotFound);
-        let took = start.elapsed();
+        let mut shortest = Duration::MAX;
+        for _ in 0..TRIES {
+            let start = Instant::now();
+            assert_eq!(client.ask(&request).await, Response::NotFound);
+            shortest = shortest.min(start.elapsed());
+        }
         assert!(
-            (MISS_FLOOR..MISS_FLOOR + Duration::from_millis(2)).contains(&took),
-            "{request:?} took {took:?}"
+            (MISS_FLOOR..MISS_FLOOR + Duration::from_millis(1)).contains(&shortest),
+            "{request:?} took {shortest:?}"
         );
     }
 }
