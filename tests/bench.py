@@ -1,158 +1,87 @@
 #!/usr/bin/env python3
-"""Throughput of the gateway and of a one-peer fetch, beside nginx serving the same file in the same run.
+"""Benches of the whole: release daemons beside what else does the job, in one run, so that the ratios mean something on
+any machine. Nothing is installed; what is missing is named. Rivals from crates.io are built in tests/rivals when a bench
+first needs them.
 
-    cargo build --release && python3 tests/bench.py [--mib 190] [--runs 5]
+    cargo build --release && python3 tests/bench.py gateway
+    python3 tests/bench.py site --hosts 8 --json site.json
+    sudo python3 tests/bench.py all
 
-Needs nginx, wrk and curl. Everything stays on loopback. Prints one line a row: what, median, nginx's median, ratio.
+Everything stays on loopback and in network namespaces of its own (site and swarm, which need root). Directories are made
+below TMPDIR. docs/performance.md has the targets and the figures.
 """
 import argparse
-import hashlib
+import json
+import os
 import pathlib
-import re
-import shutil
-import statistics
-import subprocess
+import platform
+import signal
 import sys
 import tempfile
-import time
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BINARY = ROOT / "target/release/p2p-cache"
+from benches import closure, common, gateway, site, transfer
 
-NGINX = """
-worker_processes 2; daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log;
-events {{ worker_connections 256; }}
-http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
-  client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
-  uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
-  server {{ listen 127.0.0.1:{port}; root {dir}/www; }} }}
-"""
-NGINX_PORT = 18380
-
-
-class Daemon:
-    def __init__(self, directory, name, *flags):
-        command = [BINARY, "serve", "--state-dir", directory / name, "--http", "127.0.0.1:0", "--no-mdns", "--no-dht",
-                   "--listen", "/ip4/127.0.0.1/tcp/0", *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self.ready = dict(word.split("=", 1) for word in self.process.stdout.readline().split()[1:])
-        self.http, self.peer = self.ready["http"], self.ready["peer"]
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(15)
+# Each with its function, the tools that it needs and its settings: name, default, meaning.
+RUNS = ("runs", 5, "measurements, of which the median counts")
+BENCHES = {
+    "one-peer": (transfer.one_peer, [], [("mib", 1024, "length of the blob"), RUNS]),
+    "sources": (transfer.sources, [], [
+        ("sources", 4, "holders"), ("mbit", 200, "upload rate of each, Mbit/s"), ("mib", 512, "length of the blob"),
+        ("runs", 3, RUNS[2])]),
+    "site": (site.site, ["nginx", "curl", "ip", "tc", "openssl"], [
+        ("hosts", 8, "cold hosts"), ("mbit", 100, "the origin's link, Mbit/s"), ("mib", 100, "bytes of the closure")]),
+    "swarm": (site.swarm, ["nginx", "curl", "ip", "tc", "openssl", "aria2c"], [
+        ("hosts", 16, "hosts"), ("mbit", 100, "the seeder's link, Mbit/s"), ("mib", 256, "length of the blob"),
+        ("runs", 1, RUNS[2])]),
+    "miss": (gateway.miss, ["nginx", "openssl"], [
+        ("requests", 300, "paths"), ("kib", 20, "length of each NAR"), ("peers", 4, "connected peers without them")]),
+    "gateway": (gateway.gateway, ["nginx", "wrk", "curl", "openssl"], [("mib", 181, "length of the NAR"), RUNS]),
+    "memory": (transfer.memory, [], [("mib", 10240, "length of the blob"), ("peers", 8, "holders")]),
+    "no-peers": (closure.no_peers, ["nginx", "nix"], [
+        ("paths", 24, "store paths"), ("text-kib", 2604, "random bytes behind the text of each path"), RUNS]),
+}
+NEED_ROOT = {"site", "swarm"}
 
 
-def download(url):
-    """Seconds of one download, thrown away."""
-    started = time.perf_counter()
-    subprocess.run(["curl", "-sSf", "-o", "/dev/null", url], check=True)
-    return time.perf_counter() - started
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common_flags = argparse.ArgumentParser(add_help=False)
+    common_flags.add_argument("--binary", type=pathlib.Path, default=common.ROOT / "target/release/p2p-cache",
+                              help="the daemon (default: target/release/p2p-cache of this checkout)")
+    common_flags.add_argument("--json", type=pathlib.Path, help="write the rows here too")
+    common_flags.add_argument("--no-iroh", action="store_true", help="leave out iroh-blobs, which takes long to build")
+    commands = parser.add_subparsers(dest="bench", required=True, metavar="BENCH")
+    for name, (function, _, settings) in BENCHES.items():
+        command = commands.add_parser(name, parents=[common_flags], help=function.__doc__)
+        for setting, default, meaning in settings:
+            command.add_argument(f"--{setting}", type=int, default=default, help=f"{meaning} (default {default})")
+    commands.add_parser("all", parents=[common_flags], help="every bench with its defaults")
+    return parser.parse_args()
 
 
-def requests_per_second(url):
-    output = subprocess.run(["wrk", "-t2", "-c8", "-d3s", url], check=True, capture_output=True, text=True).stdout
-    return float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
-
-
-def wait_for_peer(daemon):
-    for _ in range(300):
-        with urllib.request.urlopen(f"{daemon.http}/api/v1/status") as answer:
-            if b'"peer_id"' in answer.read().split(b'"peers"')[1]:
-                return
-        time.sleep(0.05)
-    sys.exit("the peer did not connect")
-
-
-def make_cache(www, mib):
-    """A binary cache of one random file as an uncompressed NAR; unsigned, as origins may be."""
-    data = pathlib.Path("/dev/urandom").open("rb").read(mib << 20)
-    text = lambda part: len(part).to_bytes(8, "little") + part + bytes(-len(part) % 8)
-    nar = b"".join(map(text, [b"nix-archive-1", b"(", b"type", b"regular", b"contents", data, b")"]))
-    digest = hashlib.sha256(nar).hexdigest()
-    (www / "nar").mkdir(parents=True)
-    (www / "nar/file.nar").write_bytes(nar)
-    (www / "nix-cache-info").write_text("StoreDir: /nix/store\n")
-    store_hash = "0" * 32
-    narinfo = (f"StorePath: /nix/store/{store_hash}-bench\nURL: nar/file.nar\nCompression: none\n"
-               f"NarHash: sha256:{digest}\nNarSize: {len(nar)}\nReferences: \n")
-    (www / f"{store_hash}.narinfo").write_text(narinfo)
-    return store_hash, digest, len(nar)
-
-
-def sha256_seconds(path):
-    """Seconds that one core needs to hash the file: what a fetch cannot beat while the whole is checked by SHA-256."""
-    started = time.perf_counter()
-    hashlib.sha256(path.read_bytes())
-    return time.perf_counter() - started
-
-
-def row(what, ours, theirs, unit):
-    print(f"| {what} | {ours:,.0f} {unit} | {theirs:,.0f} {unit} | {ours / theirs:.2f} |")
+def with_defaults(arguments, name):
+    values = {setting.replace("-", "_"): default for setting, default, _ in BENCHES[name][2]}
+    return argparse.Namespace(**{**values, **vars(arguments)})
 
 
 def main():
-    options = argparse.ArgumentParser()
-    options.add_argument("--mib", type=int, default=190)
-    options.add_argument("--runs", type=int, default=5)
-    arguments = options.parse_args()
-    for tool in ("nginx", "wrk", "curl"):
-        if not shutil.which(tool, path="/usr/sbin:/usr/bin:/bin:/usr/local/bin"):
-            sys.exit(f"{tool} is missing: apt-get install nginx-light wrk curl")
-    if not BINARY.exists():
-        sys.exit(f"{BINARY} is missing: cargo build --release")
-    with tempfile.TemporaryDirectory() as temporary:
-        bench(pathlib.Path(temporary), arguments)
-
-
-def bench(directory, arguments):
-    store_hash, digest, size = make_cache(directory / "www", arguments.mib)
-    directory.chmod(0o755)
-    (directory / "nginx.conf").write_text(NGINX.format(dir=directory, port=NGINX_PORT))
-    nginx = subprocess.Popen(["nginx", "-c", directory / "nginx.conf"], stderr=subprocess.DEVNULL)
-    time.sleep(0.5)
-    origin = f"http://127.0.0.1:{NGINX_PORT}"
-    daemons = []
-    try:
-        holder = Daemon(directory, "holder", "--origin", origin)
-        daemons.append(holder)
-        with urllib.request.urlopen(f"{holder.http}/{store_hash}.narinfo") as answer:
-            nar_url = re.search(r"URL: (\S+)", answer.read().decode())[1]
-        cold = download(f"{holder.http}/{nar_url}")
-        time.sleep(1)
-        mb = size / 1e6
-        pairs = [(download(f"{holder.http}/{nar_url}"), download(f"{origin}/nar/file.nar"))
-                 for _ in range(arguments.runs)]
-        theirs = statistics.median(pair[1] for pair in pairs)
-        print(f"{size} bytes, medians of {arguments.runs}\n\n| what | p2p-cache | nginx | ratio |\n|---|---|---|---|")
-        row("NAR hit", mb / statistics.median(pair[0] for pair in pairs), mb / theirs, "MB/s")
-        row("cold NAR from the origin, uncompressed (one run)", mb / cold, mb / theirs, "MB/s")
-        rates = [(requests_per_second(f"{holder.http}/{store_hash}.narinfo"),
-                  requests_per_second(f"{origin}/{store_hash}.narinfo")) for _ in range(min(3, arguments.runs))]
-        row("narinfo hit, 8 connections", statistics.median(rate[0] for rate in rates),
-            statistics.median(rate[1] for rate in rates), "/s")
-        # The blob is published by hand, so that a peer may have it.
-        blob = directory / "blob"
-        blob.write_bytes((directory / "www/nar/file.nar").read_bytes())
-        subprocess.run([BINARY, "put", blob, "--http", holder.http.removeprefix("http://")], check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        times = []
-        for run in range(arguments.runs):
-            fetcher = Daemon(directory, f"fetcher{run}", "--peer", holder.peer)
-            daemons.append(fetcher)
-            wait_for_peer(fetcher)
-            times.append(download(f"{fetcher.http}/blobs/sha256/{digest}"))
-            fetcher.stop()
-        fetched = mb / statistics.median(times)
-        row("fetch from one peer, verified, stored and served", fetched, mb / theirs, "MB/s")
-        limit = mb / statistics.median(sha256_seconds(blob) for _ in range(arguments.runs))
-        print(f"\nSHA-256 on one core, the limit of a fetch that is checked by it: {limit:,.0f} MB/s; "
-              f"fetch / limit {fetched / limit:.2f}")
-    finally:
-        for daemon in daemons:
-            daemon.stop()
-        nginx.terminate()
+    arguments = parse()
+    # Also then the daemons end and the namespaces go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    names = list(BENCHES) if arguments.bench == "all" else [arguments.bench]
+    if not arguments.binary.exists():
+        sys.exit(f"{arguments.binary} is missing: cargo build --release, or name one with --binary")
+    arguments.binary = arguments.binary.resolve()
+    common.require(*{tool for name in names for tool in BENCHES[name][1]}, root=bool(NEED_ROOT & set(names)))
+    rows = []
+    for name in names:
+        print(f"== {name}", flush=True)
+        with tempfile.TemporaryDirectory(prefix=f"p2p-cache-{name}-") as directory:
+            pathlib.Path(directory).chmod(0o755)
+            rows += BENCHES[name][0](with_defaults(arguments, name), pathlib.Path(directory)).rows
+    if arguments.json:
+        machine = {"cores": len(os.sched_getaffinity(0)), "kernel": platform.release()}
+        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
