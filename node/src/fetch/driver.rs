@@ -194,6 +194,7 @@ impl<'a> Driver<'a> {
                 ranged: false,
                 expected_bytes_per_second: None,
                 expected_first_byte: None,
+                relay: false,
             };
             complete |= self.feed(Event::SourceAdded { source: ORIGIN, kind }).await?;
         }
@@ -287,8 +288,8 @@ impl<'a> Driver<'a> {
         let source = SourceId(self.next_source);
         self.next_source += 1;
         self.sources.insert(source, PeerSource { peer, guilt: BanReason::CorruptData });
-        let mut events =
-            vec![Event::SourceAdded { source, kind: SourceKind::Peer { holdings: Holdings::Complete, rtt } }];
+        let kind = SourceKind::Peer { holdings: Holdings::Complete, rtt, prefix: None };
+        let mut events = vec![Event::SourceAdded { source, kind }];
         events.extend(self.watch_downloaders());
         events
     }
@@ -296,7 +297,7 @@ impl<'a> Driver<'a> {
     async fn on_report(&mut self, report: Report) -> Result<Vec<Event>, FetchError> {
         match report {
             Report::Event(event) => {
-                if let Event::ExtentDone { source, extent } = &event {
+                if let Event::ExtentDone { source, extent, .. } = &event {
                     self.requests.remove(&(*source, *extent));
                 }
                 Ok(vec![event])
@@ -331,7 +332,7 @@ impl<'a> Driver<'a> {
                 self.last_error = Some(error);
                 self.origin_task = None;
                 let mut events = self.take_deferred();
-                events.push(Event::OriginEnded { source: ORIGIN, ok: false });
+                events.push(Event::OriginEnded { source: ORIGIN, from_byte: 0, ok: false });
                 Ok(events)
             }
             Report::Fatal(error) => Err(error),

@@ -36,7 +36,7 @@ pub(super) async fn fetch_extent(
             let written =
                 tokio::task::spawn_blocking(move || partial.write_groups(blob, extent, &encoded)).await;
             match written {
-                Ok(Ok(())) => Report::Event(Event::ExtentDone { source, extent }),
+                Ok(Ok(())) => Report::Event(Event::ExtentDone { source, extent, timing: None }),
                 Ok(Err(error)) => Report::WriteFailed { source, extent, error },
                 Err(error) => Report::Fatal(FetchError::Store(Arc::from(error.to_string()))),
             }

@@ -56,7 +56,7 @@ impl OriginPump {
     /// Tries the origins in turn until one has given the whole, and reports how it ended.
     pub(super) async fn run(self) {
         let report = match self.pump().await {
-            Ok(()) => Report::Event(Event::OriginEnded { source: self.source, ok: true }),
+            Ok(()) => Report::Event(Event::OriginEnded { source: self.source, from_byte: 0, ok: true }),
             Err(report) => report,
         };
         let _ = self.reports.send(report).await;
@@ -128,7 +128,12 @@ impl OriginPump {
             let length = chunk.len() as u64;
             self.write(offset, chunk).await.map_err(Broken::Disk)?;
             offset += length;
-            self.report(Report::Event(Event::OriginAt { source: self.source, offset_bytes: offset })).await;
+            self.report(Report::Event(Event::OriginAt {
+                source: self.source,
+                from_byte: 0,
+                offset_bytes: offset,
+            }))
+            .await;
         }
         Ok(())
     }

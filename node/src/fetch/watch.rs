@@ -70,7 +70,7 @@ impl Driver<'_> {
             let _ = reports.send(Report::WatchEnded { source, error }).await;
         });
         let holdings = Holdings::Partial(self.transfer.partial().no_groups());
-        Event::SourceAdded { source, kind: SourceKind::Peer { holdings, rtt: None } }
+        Event::SourceAdded { source, kind: SourceKind::Peer { holdings, rtt: None, prefix: None } }
     }
 
     pub(super) fn on_arrived(&mut self, source: SourceId, runs: &[GroupRange]) -> Vec<Event> {

@@ -130,11 +130,12 @@ impl World {
                 // What was seen of it lately: the truth, give or take.
                 expected_bytes_per_second: Some(origin.bytes_per_second * 0.8),
                 expected_first_byte: Some(origin.first_byte.mul_f64(1.2)),
+                relay: false,
             };
             tell(queue, Duration::ZERO, Event::SourceAdded { source: ORIGIN, kind });
         }
         for (index, peer) in self.cast.peers.iter().enumerate() {
-            let kind = SourceKind::Peer { holdings: Holdings::Complete, rtt: Some(peer.rtt) };
+            let kind = SourceKind::Peer { holdings: Holdings::Complete, rtt: Some(peer.rtt), prefix: None };
             tell(queue, peer.joins_at, Event::SourceAdded { source: SourceId(index as u32), kind });
             match peer.fate {
                 Fate::Dies { at } | Fate::FallsSilent { at } | Fate::Slows { at, .. } => {
@@ -253,7 +254,7 @@ impl World {
             return;
         }
         self.tallies[peer].useful_bytes += self.store(extent);
-        self.tell(Event::ExtentDone { source, extent });
+        self.tell(Event::ExtentDone { source, extent, timing: None });
         self.read();
     }
 
@@ -307,10 +308,10 @@ impl World {
         self.origin.received_bytes += to - from;
         let groups = GroupRange::whole_in_bytes(from..to, self.cast.size_bytes);
         self.origin.useful_bytes += self.store(groups);
-        self.tell(Event::OriginAt { source: ORIGIN, offset_bytes: to });
+        self.tell(Event::OriginAt { source: ORIGIN, from_byte: 0, offset_bytes: to });
         if to == self.cast.size_bytes && self.outcome.is_none() {
             self.stream = None;
-            self.tell(Event::OriginEnded { source: ORIGIN, ok: true });
+            self.tell(Event::OriginEnded { source: ORIGIN, from_byte: 0, ok: true });
         }
         self.read();
     }

@@ -26,6 +26,11 @@ impl Held {
         held.is_none_or(|h| h.groups.get(group))
     }
 
+    /// Groups held.
+    pub(super) fn count(&self) -> u64 {
+        self.groups.ones()
+    }
+
     /// True when the holder has every group of a range.
     pub(super) fn covers(held: Option<&Self>, range: &GroupRange) -> bool {
         held.is_none_or(|h| h.groups.count(range.start..range.end) == range.end.saturating_sub(range.start))
@@ -121,6 +126,16 @@ impl BlobMap {
         self.present.last_clear(0..self.groups).map_or(0, |group| group + 1)
     }
 
+    /// The first group at or after `group` that is neither present nor asked for.
+    pub(super) fn first_open_group(&self, group: u64) -> Option<u64> {
+        let block = self.first_open(group)?;
+        let start = self.block_groups(block).start.max(group);
+        self.first_wanted(start..self.block_groups(block).end, None).or_else(|| {
+            let next = self.first_open((block + 1) * BLOCK_GROUPS)?;
+            self.first_wanted(self.block_groups(next), None)
+        })
+    }
+
     /// The first open block at or after a group's block.
     pub(super) fn first_open(&self, group: u64) -> Option<u64> {
         self.open.first_set(group / BLOCK_GROUPS..self.blocks, None)
@@ -207,18 +222,31 @@ impl BlobMap {
         self.with_blocks(groups)
     }
 
-    /// Counts (or no longer counts) a partial holder, for the rarity of its blocks.
-    pub(super) fn count_holder(&mut self, held: &Held, joins: bool) {
-        let mut at = 0;
-        while let Some(block) = held.blocks.first_set(at..self.blocks, None) {
-            let holders = self.partial_holders.entry(block).or_insert(0);
-            *holders = if joins { holders.saturating_add(1) } else { holders.saturating_sub(1) };
-            if *holders == 0 {
-                self.partial_holders.remove(&block);
+    /// Counts a partial holder whose holding was `old` and is `new` now, for the rarity of its blocks. Only blocks
+    /// that differ cost anything: holdings grow a little at a time.
+    pub(super) fn recount_holder(&mut self, old: Option<&Held>, new: Option<&Held>) {
+        let word = |held: Option<&Held>, index| held.map_or(0, |held| held.blocks.word(index));
+        for index in 0..self.blocks.div_ceil(u64::from(u64::BITS)) {
+            let (was, is) = (word(old, index), word(new, index));
+            let mut changed = was ^ is;
+            while changed != 0 {
+                let bit = u64::from(changed.trailing_zeros());
+                changed &= changed - 1;
+                let block = index * u64::from(u64::BITS) + bit;
+                if block < self.blocks {
+                    self.count_holder(block, is >> bit & 1 == 1);
+                }
             }
-            self.refresh_block(block);
-            at = block + 1;
         }
+    }
+
+    fn count_holder(&mut self, block: u64, joins: bool) {
+        let holders = self.partial_holders.entry(block).or_insert(0);
+        *holders = if joins { holders.saturating_add(1) } else { holders.saturating_sub(1) };
+        if *holders == 0 {
+            self.partial_holders.remove(&block);
+        }
+        self.refresh_block(block);
     }
 
     /// The first open block in a range of groups of which the holder has something.
@@ -266,20 +294,23 @@ impl BlobMap {
         !self.present.get(group) && !self.asked.get(group) && Held::holds(held, group)
     }
 
-    /// The run of open groups held from `start` on: at most `max_groups`, and within one cell of 64.
+    /// The run of open groups held from `start` on: at most `max_groups` and up to a multiple of them, so that extents
+    /// of all nodes are cut alike, and within one cell of 64.
     pub(super) fn run_up(&self, start: u64, held: Option<&Held>, max_groups: u64) -> Option<GroupRange> {
+        let max_groups = max_groups.clamp(1, MAX_EXTENT_GROUPS);
         let cell_end = (start / MAX_EXTENT_GROUPS + 1) * MAX_EXTENT_GROUPS;
-        let end = cell_end.min(start.saturating_add(max_groups)).min(self.groups);
+        let end = ((start / max_groups + 1) * max_groups).min(cell_end).min(self.groups);
         let length = (start..end).take_while(|group| self.is_wanted(*group, held)).count() as u64;
         (length > 0).then_some(GroupRange { start, end: start + length })
     }
 
-    /// The run of open groups held that ends in this block: at most `max_groups`, and within one cell of 64.
+    /// The run of open groups held that ends in this block: cut as [`Self::run_up`] does.
     pub(super) fn run_down(&self, block: u64, held: Option<&Held>, max_groups: u64) -> Option<GroupRange> {
         let wanted = |group: &u64| self.is_wanted(*group, held);
         let end = self.block_groups(block).rev().find(wanted)? + 1;
         let cell_start = (end - 1) / MAX_EXTENT_GROUPS * MAX_EXTENT_GROUPS;
-        let start = cell_start.max(end.saturating_sub(max_groups));
+        let max_groups = max_groups.clamp(1, MAX_EXTENT_GROUPS);
+        let start = cell_start.max((end - 1) / max_groups * max_groups);
         let length = (start..end).rev().take_while(wanted).count() as u64;
         (length > 0).then_some(GroupRange { start: end - length, end })
     }

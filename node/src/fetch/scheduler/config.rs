@@ -16,6 +16,19 @@ pub struct SchedulerConfig {
     /// Sources ever taken on by one fetch, counting every return of one that had left. Bounds what flapping peers
     /// can cost.
     pub max_sources_ever: usize,
+    /// Peers of one network prefix known at once.
+    pub max_peers_per_prefix: usize,
+    /// Sources ever taken on from one network prefix.
+    pub max_prefix_sources_ever: usize,
+    /// Network prefixes remembered at once; those without members and with the least penalty are forgotten first.
+    pub max_prefixes: usize,
+    /// Peers of one prefix that have not delivered anything yet and are asked at once.
+    pub max_unproven_per_prefix: usize,
+    /// Penalty points (a fault is one, a lie three) from which on the peers of a prefix that have not shown what they
+    /// can do are on probation: together they have one request in flight.
+    pub prefix_tolerance: u32,
+    /// A prefix is forgiven one point in this time.
+    pub prefix_forgiveness: Duration,
     /// Readers followed at once; the surplus is read along without a window of its own.
     pub max_readers: usize,
     /// Extents in flight at one peer, whatever their size.
@@ -33,6 +46,12 @@ pub struct SchedulerConfig {
     pub min_window_bytes: u64,
     /// ...and at most this many.
     pub max_window_bytes: u64,
+    /// A partial holder whose holdings grew within this time is fetching the blob itself.
+    pub growing_time: Duration,
+    /// With others fetching the blob too, what only complete holders have is taken in random order, so that each of
+    /// them is sent to somebody else. A reader that stands still for this long (and up to twice as long, so that not
+    /// all readers of a site ask for the same) gets its next bytes first all the same.
+    pub reader_patience: Duration,
     /// A peer that is silent for this long with requests open has stalled, whatever was measured. Lower bound.
     pub min_stall: Duration,
     /// The same before anything was measured.
@@ -59,8 +78,18 @@ pub struct SchedulerConfig {
     pub min_duplicate_bytes: u64,
     /// No hedge before an extent is this old, however quick its peer usually is.
     pub min_hedge_delay: Duration,
-    /// How long the origin waits for peers while the look-up among connected peers runs.
+    /// How long the origin waits for peers while the look-up among connected peers runs, and after it while a peer
+    /// that could help pauses. Peers that cannot help are not waited for.
     pub origin_patience: Duration,
+    /// The same while partial holders are getting more of the blob: their next report is worth waiting for.
+    pub relay_patience: Duration,
+    /// A stream that is silent for this long is left for another origin, if there is one.
+    pub stream_patience: Duration,
+    /// How long an origin that was left rests; doubles each time.
+    pub origin_pause: Duration,
+    /// What a stream gains by skipping what is already there, beyond the time to the first byte, to be worth a new
+    /// request.
+    pub min_skip_gain: Duration,
     /// How long nothing may arrive from peers before an idle origin is started beside them.
     pub starve_after: Duration,
     /// How long peers are measured before their speed is compared with the origin's.
@@ -84,6 +113,12 @@ impl Default for SchedulerConfig {
             max_peers: 64,
             max_origins: 8,
             max_sources_ever: 1024,
+            max_peers_per_prefix: 16,
+            max_prefix_sources_ever: 128,
+            max_prefixes: 256,
+            max_unproven_per_prefix: 4,
+            prefix_tolerance: 3,
+            prefix_forgiveness: Duration::from_secs(10),
             max_readers: 16,
             max_requests_per_peer: 64,
             min_in_flight_bytes: 512 * KIB,
@@ -92,6 +127,8 @@ impl Default for SchedulerConfig {
             window_time: Duration::from_secs(2),
             min_window_bytes: 4 * MIB,
             max_window_bytes: 64 * MIB,
+            growing_time: Duration::from_secs(3),
+            reader_patience: Duration::from_millis(500),
             min_stall: Duration::from_secs(1),
             initial_stall: Duration::from_secs(4),
             max_stall: Duration::from_secs(20),
@@ -106,6 +143,10 @@ impl Default for SchedulerConfig {
             min_duplicate_bytes: MIB,
             min_hedge_delay: Duration::from_millis(20),
             origin_patience: Duration::from_millis(50),
+            relay_patience: Duration::from_millis(300),
+            stream_patience: Duration::from_millis(1500),
+            origin_pause: Duration::from_secs(2),
+            min_skip_gain: Duration::from_millis(50),
             starve_after: Duration::from_millis(750),
             compare_after: Duration::from_secs(1),
             expected_origin_bytes_per_second: 4e6,

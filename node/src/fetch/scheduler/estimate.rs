@@ -34,6 +34,8 @@ pub(super) fn transfer_time(bytes: u64, bytes_per_second: f64) -> Duration {
 pub(super) struct RateEstimate {
     bytes_per_second: Option<f64>,
     settled: bool,
+    /// The value rests on a guess; the first whole sample is averaged into it.
+    guessed: bool,
     mark: Duration,
     bytes: u64,
     last: Duration,
@@ -60,12 +62,22 @@ impl RateEstimate {
         self.bytes_per_second = Some(match self.bytes_per_second {
             Some(old) if self.settled && sample > old => old + (sample - old) * weight.max(RISING_WEIGHT),
             Some(old) if self.settled => old + (sample - old) * weight,
+            Some(old) if self.guessed => old + (sample - old) * weight,
             _ => sample,
         });
         if elapsed >= RATE_SAMPLE {
             self.settled = true;
             self.mark = now;
             self.bytes = 0;
+        }
+    }
+
+    /// What the connection measured, if that is more than is known so far: the first samples count the round trip.
+    pub(super) fn guess(&mut self, bytes_per_second: f64) {
+        if !self.settled && bytes_per_second.is_finite() {
+            let known = self.bytes_per_second.unwrap_or(0.0);
+            self.bytes_per_second = Some(known.max(bytes_per_second));
+            self.guessed = true;
         }
     }
 

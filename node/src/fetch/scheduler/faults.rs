@@ -6,8 +6,9 @@ use super::FetchScheduler;
 use super::blob_map::Held;
 use super::groups::GroupRange;
 use super::peer::Peer;
+use super::prefixes::{FAULT_POINTS, LIE_POINTS};
 use super::requests::Request;
-use super::types::{Action, DropReason, Fault, Holdings, SourceId, SourceKind};
+use super::types::{Action, DropReason, Fault, Holdings, SourceId, SourceKind, Timing};
 use super::upstream::Upstream;
 
 impl FetchScheduler {
@@ -25,28 +26,32 @@ impl FetchScheduler {
         let is_peer = self.peers.contains_key(&source);
         let is_origin = self.upstreams.iter().any(|upstream| upstream.source == source);
         match kind {
-            SourceKind::Peer { holdings, rtt } if is_peer => {
+            SourceKind::Peer { holdings, rtt, .. } if is_peer => {
                 if let Some(peer) = self.peers.get_mut(&source) {
                     peer.rtt = rtt.or(peer.rtt);
                 }
-                self.holdings_changed(source, &holdings);
+                self.holdings_changed(now, source, &holdings);
             }
             _ if is_peer || is_origin => {}
             _ if self.is_crowded(&kind) => {
                 actions.push(Action::DropSource { source, reason: DropReason::TooMany });
             }
-            SourceKind::Peer { holdings, rtt } => {
+            SourceKind::Peer { holdings, rtt, prefix } => {
+                if !self.prefixes.join(now, prefix, &self.config) {
+                    actions.push(Action::DropSource { source, reason: DropReason::TooMany });
+                    return;
+                }
                 self.sources_ever += 1;
                 if self.peers.is_empty() {
                     self.progress_at = now;
                 }
-                self.peers.insert(source, Peer::new(None, rtt));
-                self.holdings_changed(source, &holdings);
+                self.peers.insert(source, Peer::new(None, rtt, prefix));
+                let held = self.held_of(&holdings);
+                self.set_held(source, held);
             }
-            SourceKind::Origin { ranged, expected_bytes_per_second, expected_first_byte } => {
+            SourceKind::Origin { .. } => {
                 self.sources_ever += 1;
-                let (rate, first) = (expected_bytes_per_second, expected_first_byte);
-                self.upstreams.push(Upstream::new(source, ranged, rate, first, &self.config));
+                self.upstreams.extend(Upstream::new(source, &kind, &self.config));
             }
         }
     }
@@ -59,23 +64,31 @@ impl FetchScheduler {
         full || self.sources_ever >= self.config.max_sources_ever
     }
 
-    pub(super) fn holdings_changed(&mut self, source: SourceId, holdings: &Holdings) {
-        let held = match holdings {
+    pub(super) fn holdings_changed(&mut self, now: Duration, source: SourceId, holdings: &Holdings) {
+        if !self.peers.contains_key(&source) {
+            return;
+        }
+        let held = self.held_of(holdings);
+        if let Some(peer) = self.peers.get_mut(&source) {
+            let groups = |held: Option<&Held>| held.map_or(u64::MAX, Held::count);
+            if groups(held.as_ref()) > groups(peer.held.as_ref()) {
+                peer.grew_at = Some(now);
+            }
+        }
+        self.set_held(source, held);
+    }
+
+    fn held_of(&self, holdings: &Holdings) -> Option<Held> {
+        match holdings {
             Holdings::Complete => None,
             Holdings::Partial(set) if set.count() == self.map.groups() && set.is_complete() => None,
             Holdings::Partial(set) => Some(self.map.held(set)),
-        };
-        self.set_held(source, held);
+        }
     }
 
     fn set_held(&mut self, source: SourceId, held: Option<Held>) {
         let Some(peer) = self.peers.get_mut(&source) else { return };
-        if let Some(old) = &peer.held {
-            self.map.count_holder(old, false);
-        }
-        if let Some(new) = &held {
-            self.map.count_holder(new, true);
-        }
+        self.map.recount_holder(peer.held.as_ref(), held.as_ref());
         peer.held = held;
     }
 
@@ -86,7 +99,9 @@ impl FetchScheduler {
             self.take_request(source, &extent);
         }
         self.set_held(source, None);
-        self.peers.remove(&source);
+        if let Some(peer) = self.peers.remove(&source) {
+            self.prefixes.leave(peer.prefix);
+        }
     }
 
     /// Takes a request that yielded nothing out of the table. Whatever hedge it was part of is no duplicate.
@@ -113,6 +128,7 @@ impl FetchScheduler {
         now: Duration,
         source: SourceId,
         extent: GroupRange,
+        timing: Option<Timing>,
         actions: &mut Vec<Action>,
     ) {
         // Marked first, so that it is never open in between.
@@ -123,7 +139,7 @@ impl FetchScheduler {
         if let Some(request) = self.unbook(source, &extent) {
             let bytes = self.map.bytes_of(&extent);
             if let Some(peer) = self.peers.get_mut(&source) {
-                peer.delivered(now, bytes, now.saturating_sub(request.asked_at));
+                peer.delivered(now, bytes, now.saturating_sub(request.asked_at), timing);
             }
         }
         let bytes = self.map.bytes_of(&extent);
@@ -194,6 +210,7 @@ impl FetchScheduler {
         match (fault, request) {
             // A lie is a lie, however late it comes.
             (Fault::Corrupt, _) => {
+                self.blame_prefix(now, source, LIE_POINTS);
                 self.remove_source(source);
                 self.banned.insert(source);
                 actions.push(Action::BanSource { source });
@@ -201,7 +218,7 @@ impl FetchScheduler {
             (_, None) => {}
             (Fault::Stalled, Some(_)) => self.stalled(now, source, actions),
             (Fault::Closed, Some(request)) => self.blame(now, source, request.asked_at, actions),
-            (Fault::NotHeld, Some(_)) => self.not_held(source, &extent, actions),
+            (Fault::NotHeld, Some(_)) => self.not_held(now, source, &extent, actions),
             (Fault::Busy { retry_after }, Some(_)) => self.busy(now, source, retry_after, actions),
         }
     }
@@ -252,15 +269,33 @@ impl FetchScheduler {
         peer.faults += 1;
         peer.blamed_until = Some(now);
         peer.paused_until = now + self.random.jitter(peer.fault_pause(&self.config));
-        if peer.faults >= self.config.max_faults {
+        let dropped = peer.faults >= self.config.max_faults;
+        self.blame_prefix(now, source, FAULT_POINTS);
+        if dropped {
             self.drop_peer(source, DropReason::Faults, actions);
         }
     }
 
-    fn not_held(&mut self, source: SourceId, extent: &GroupRange, actions: &mut Vec<Action>) {
+    /// What a peer does, its neighbours have to answer for.
+    fn blame_prefix(&mut self, now: Duration, source: SourceId, points: u32) {
+        if let Some(peer) = self.peers.get(&source) {
+            self.prefixes.blame(now, peer.prefix, points, &self.config);
+        }
+    }
+
+    /// Puts peers that have shown nothing on probation when their prefix has misbehaved.
+    pub(super) fn note_probation(&mut self, now: Duration) {
+        for peer in self.peers.values_mut().filter(|peer| peer.prefix.is_some()) {
+            peer.on_probation =
+                !peer.is_measured() && self.prefixes.is_doubtful(now, peer.prefix, &self.config);
+        }
+    }
+
+    fn not_held(&mut self, now: Duration, source: SourceId, extent: &GroupRange, actions: &mut Vec<Action>) {
         let Some(peer) = self.peers.get_mut(&source) else { return };
         peer.not_held += 1;
         if peer.not_held >= self.config.max_not_held {
+            self.blame_prefix(now, source, FAULT_POINTS);
             self.drop_peer(source, DropReason::NotHeld, actions);
             return;
         }
@@ -284,40 +319,5 @@ impl FetchScheduler {
     pub(super) fn drop_peer(&mut self, source: SourceId, reason: DropReason, actions: &mut Vec<Action>) {
         self.remove_source(source);
         actions.push(Action::DropSource { source, reason });
-    }
-
-    pub(super) fn origin_at(
-        &mut self,
-        now: Duration,
-        source: SourceId,
-        offset: u64,
-        actions: &mut Vec<Action>,
-    ) {
-        let size = self.map.size_bytes();
-        let upstream = self.upstreams.iter_mut().find(|upstream| upstream.source == source);
-        if let Some(groups) = upstream.and_then(|upstream| upstream.advance(now, offset, size)) {
-            self.progress_at = now;
-            self.groups_present(now, &groups, actions);
-        }
-    }
-
-    pub(super) fn origin_ended(
-        &mut self,
-        now: Duration,
-        source: SourceId,
-        ok: bool,
-        actions: &mut Vec<Action>,
-    ) {
-        if ok {
-            self.origin_at(now, source, self.map.size_bytes(), actions);
-        }
-        let Some(upstream) = self.upstreams.iter_mut().find(|u| u.source == source && u.running) else {
-            return;
-        };
-        upstream.stop();
-        if !ok {
-            self.remove_source(source);
-            actions.push(Action::DropSource { source, reason: DropReason::OriginFailed });
-        }
     }
 }

@@ -32,7 +32,9 @@ impl FetchScheduler {
             let expected = |id: &SourceId| self.peers.get(id).map(|peer| peer.expected(BLOCK_BYTES, guessed));
             let Some(best) = (0..ready.len()).min_by_key(|index| expected(&ready[*index])) else { return };
             let id = ready[best];
-            let Some(extent) = self.choose(now, id, guessed) else {
+            // A request to one peer may close the way to others of its prefix.
+            let chosen = if self.has_room(now, id) { self.choose(now, id, guessed) } else { None };
+            let Some(extent) = chosen else {
                 ready.swap_remove(best);
                 continue;
             };
@@ -57,7 +59,7 @@ impl FetchScheduler {
                     let group = self.map.first_wanted(self.map.block_groups(block), held)?;
                     self.map.run_up(group, held, BLOCK_GROUPS)
                 });
-            if let Some(extent) = first {
+            if let Some(extent) = first.filter(|_| self.has_room(now, id)) {
                 self.send(now, id, extent, guessed, 0, actions);
             }
         }
@@ -68,7 +70,25 @@ impl FetchScheduler {
     }
 
     fn has_room(&self, now: Duration, id: SourceId) -> bool {
-        self.peers.get(&id).is_some_and(|peer| peer.room(now, &self.config) >= BLOCK_BYTES)
+        self.room(now, id) >= BLOCK_BYTES
+    }
+
+    /// Bytes that a peer may be asked for now. Of a prefix only so many peers are tried at once, and after it has
+    /// misbehaved one.
+    pub(super) fn room(&self, now: Duration, id: SourceId) -> u64 {
+        let Some(peer) = self.peers.get(&id) else { return 0 };
+        let crowded = |limit: usize, counts: fn(&Peer) -> bool| {
+            let others = self.peers.iter().filter(|(other, _)| **other != id).map(|(_, other)| other);
+            others.filter(|p| p.prefix == peer.prefix && p.in_flight > 0 && counts(p)).count() >= limit
+        };
+        let is_held_back = if peer.prefix.is_none() {
+            false
+        } else if peer.on_probation {
+            self.prefixes.is_paused(now, peer.prefix) || crowded(1, |other| other.on_probation)
+        } else {
+            peer.completed == 0 && crowded(self.config.max_unproven_per_prefix, |other| other.completed == 0)
+        };
+        if is_held_back { 0 } else { peer.room(now, &self.config) }
     }
 
     pub(super) fn total_room(&self) -> u64 {
@@ -112,11 +132,13 @@ impl FetchScheduler {
         let workers = self.peers.values().filter(|peer| !peer.is_paused(now)).count().max(1) as u64;
         let max_groups = peer.extent_groups(room, self.map.missing_bytes() / (2 * workers));
         let expected = peer.expected(BLOCK_BYTES, guessed);
-        if let Some(group) = self.window_group(now, id, expected, guessed) {
-            return self.map.run_up(group, held, max_groups);
+        if let Some((distance, group)) = self.window_group(now, id, expected, guessed) {
+            let urgent = if distance == 0 { peer.urgent_groups() } else { max_groups };
+            return self.map.run_up(group, held, max_groups.min(urgent));
         }
         let order = if self.stream().is_some() { Order::FromBack } else { Order::FromOffset };
-        let windows = self.waiting_windows(now);
+        let spares_windows = self.in_swarm && held.is_none();
+        let windows = if spares_windows { Vec::new() } else { self.waiting_windows(now) };
         // Who may take what a reader waits for has been decided by its window.
         let behind = |block: &u64| {
             let first = self.map.first_wanted(self.map.block_groups(*block), held);
@@ -146,9 +168,20 @@ impl FetchScheduler {
             .collect()
     }
 
-    /// The open group that a reader wants most and that this peer may take.
-    fn window_group(&self, now: Duration, id: SourceId, expected: Duration, guessed: f64) -> Option<u64> {
+    /// The open group that a reader wants most and that this peer may take, and how far it is from the reader.
+    fn window_group(
+        &self,
+        now: Duration,
+        id: SourceId,
+        expected: Duration,
+        guessed: f64,
+    ) -> Option<(u64, u64)> {
+        // In a swarm a complete holder sends what nobody else has; windows are filled from those that have got it.
+        let spares_windows = self.in_swarm && self.peers.get(&id)?.held.is_none();
         let of_reader = |reader: &Reader| {
+            if spares_windows && !reader.stands_still(now, self.seed, &self.config) {
+                return None;
+            }
             let offset = reader.offset_bytes();
             if self.stream().is_some_and(|stream| stream.serves(now, offset)) {
                 return None;
@@ -159,9 +192,10 @@ impl FetchScheduler {
                 !self.stream_is_sooner(now, block, expected)
                     && !self.stays_out(now, id, *group, expected, wanted_in, guessed)
             })?;
-            Some(((group * GROUP_BYTES).saturating_sub(offset), group))
+            let distance = (group * GROUP_BYTES).saturating_sub(offset);
+            (distance < BLOCK_BYTES || !spares_windows).then_some((distance, group))
         };
-        self.readers.iter().filter_map(of_reader).min().map(|(_, group)| group)
+        self.readers.iter().filter_map(of_reader).min()
     }
 
     /// Of each open block in a window the first group that the peer could deliver.

@@ -116,7 +116,7 @@ impl FetchScheduler {
             .iter()
             .filter(|(id, peer)| {
                 **id != late.source
-                    && peer.room(now, &self.config) >= bytes.min(BLOCK_BYTES)
+                    && self.room(now, **id) >= bytes.min(BLOCK_BYTES)
                     && Held::covers(peer.held.as_ref(), &late.extent)
             })
             .map(|(id, peer)| (*id, peer.expected(bytes, guessed)))

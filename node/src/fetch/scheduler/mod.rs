@@ -12,9 +12,15 @@
 //!   be asked for. What that may fetch twice is bounded; the loser is cancelled.
 //! - *Faults.* Silence, broken streams and busy answers pause a peer for longer each time and then drop it; a corrupt
 //!   answer bans it at once. What it owed is open again in the same instant.
-//! - *An origin* is one stream from the front, started when peers cannot serve, when nothing comes from them, or when
-//!   they are too slow for what it is expected to give. While it runs, peers fill from the back and leave to it what
-//!   it reaches sooner. It stops where they meet, or when they have become so fast that it hardly matters.
+//! - *Network prefixes* answer for their peers: after a lie or a few faults, those of a prefix that have shown nothing
+//!   yet have one request in flight together.
+//! - *An origin* is one stream, started when peers cannot serve, when nothing comes from them, or when they are too
+//!   slow for what it is expected to give: the one that should be done first, a relay on the site before any. While it
+//!   runs, peers fill from the back and leave to it what it reaches sooner. It stops where they meet, or when they
+//!   have become so fast that it hardly matters. One that may start anywhere begins where a reader waits and skips
+//!   what peers have delivered. A silent one is left for the next.
+//! - *A swarm* is a fetch with peers that are fetching too. What only complete holders have is then taken in random
+//!   order, so that each of them sends it once and the others spread it; a reader that stands still is served first.
 //!
 //! Every event order is legal, and all state is bounded by [`SchedulerConfig`] and the size of the blob.
 
@@ -30,6 +36,7 @@ mod fill;
 mod groups;
 mod hedge;
 mod peer;
+mod prefixes;
 mod readers;
 mod requests;
 #[cfg(test)]
@@ -40,12 +47,14 @@ mod upstream;
 pub use config::SchedulerConfig;
 pub use types::{
     Action, DropReason, Event, FailReason, Fault, Holdings, LookupPhase, ReaderId, SourceId, SourceKind,
+    Timing,
 };
 
 use blob_map::BlobMap;
 use estimate::Random;
 use hedge::HedgeScope;
 use peer::Peer;
+use prefixes::Prefixes;
 use readers::Readers;
 use requests::Requests;
 use upstream::Upstream;
@@ -62,7 +71,10 @@ pub struct FetchScheduler {
     map: BlobMap,
     requests: Requests,
     peers: BTreeMap<SourceId, Peer>,
-    /// In the order in which they are tried.
+    prefixes: Prefixes,
+    /// True while other nodes that fetch the blob too are among the peers.
+    in_swarm: bool,
+    /// In the order in which they were added.
     upstreams: Vec<Upstream>,
     readers: Readers,
     banned: BTreeSet<SourceId>,
@@ -77,6 +89,8 @@ pub struct FetchScheduler {
     hedged_bytes: u64,
     hedges: u64,
     random: Random,
+    /// Sets the patience of readers apart from that of other fetches.
+    seed: u64,
     now: Duration,
     wake: Option<Duration>,
     over: bool,
@@ -113,6 +127,8 @@ impl FetchScheduler {
             config,
             requests: Requests::default(),
             peers: BTreeMap::new(),
+            prefixes: Prefixes::default(),
+            in_swarm: false,
             upstreams: Vec::new(),
             readers: Readers::default(),
             banned: BTreeSet::new(),
@@ -125,6 +141,7 @@ impl FetchScheduler {
             hedged_bytes: 0,
             hedges: 0,
             random,
+            seed,
             now: Duration::ZERO,
             wake: None,
             over: false,
@@ -166,14 +183,20 @@ impl FetchScheduler {
     fn apply(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::SourceAdded { source, kind } => self.source_added(now, source, kind, actions),
-            Event::HoldingsChanged { source, holdings } => self.holdings_changed(source, &holdings),
+            Event::HoldingsChanged { source, holdings } => self.holdings_changed(now, source, &holdings),
             Event::SourceGone { source } => self.remove_source(source),
-            Event::ExtentDone { source, extent } => self.extent_done(now, source, extent, actions),
+            Event::ExtentDone { source, extent, timing } => {
+                self.extent_done(now, source, extent, timing, actions);
+            }
             Event::ExtentFailed { source, extent, fault } => {
                 self.extent_failed(now, source, extent, fault, actions);
             }
-            Event::OriginAt { source, offset_bytes } => self.origin_at(now, source, offset_bytes, actions),
-            Event::OriginEnded { source, ok } => self.origin_ended(now, source, ok, actions),
+            Event::OriginAt { source, from_byte, offset_bytes } => {
+                self.origin_at(now, source, from_byte, offset_bytes, actions);
+            }
+            Event::OriginEnded { source, from_byte, ok } => {
+                self.origin_ended(now, source, from_byte, ok, actions);
+            }
             Event::ReaderAt { reader, offset_bytes } => {
                 self.readers.moved(now, reader, offset_bytes, &self.config);
             }
@@ -204,6 +227,8 @@ impl FetchScheduler {
 
     fn plan(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.expire(now, actions);
+        self.note_probation(now);
+        self.in_swarm = self.peers.values().any(|peer| peer.is_growing(now, &self.config));
         let in_windows = self.hedge(now, HedgeScope::Windows, actions);
         self.fill(now, actions);
         if self.note_idle(now) && self.plan_origin(now, actions) {
@@ -251,14 +276,16 @@ impl FetchScheduler {
 
     fn set_wake(&mut self, now: Duration, hedges: impl Iterator<Item = Duration>, actions: &mut Vec<Action>) {
         let stalls = self.peers.values().filter_map(|peer| peer.stall_deadline(&self.config));
-        let pauses = self.peers.values().map(|peer| peer.paused_until);
-        let idle = self.idle_since.map(|since| since + self.config.origin_patience);
+        let pauses = self.peers.values().map(|peer| peer.paused_until).chain(self.prefixes.pauses());
+        let patience = [self.config.origin_patience, self.config.relay_patience];
+        let idle = self.idle_since.into_iter().flat_map(|since| patience.map(|patience| since + patience));
+        let silent = self.stream().map(|stream| stream.silent_at(&self.config));
         let origin = [
             self.lookup_since + self.config.origin_patience,
             self.progress_at + self.config.starve_after,
             now + HEARTBEAT,
         ];
-        let times = stalls.chain(pauses).chain(idle).chain(origin).chain(hedges);
+        let times = stalls.chain(pauses).chain(idle).chain(silent).chain(origin).chain(hedges);
         let Some(next) = times.filter(|time| *time > now).min().map(|time| time.max(now + MIN_WAKE)) else {
             return;
         };

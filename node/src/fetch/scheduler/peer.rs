@@ -6,9 +6,18 @@ use super::blob_map::{BLOCK_GROUPS, Held};
 use super::config::SchedulerConfig;
 use super::estimate::{LatencyEstimate, RateEstimate, transfer_time};
 use super::groups::{GROUP_BYTES, MAX_EXTENT_GROUPS};
+use super::types::Timing;
 
 /// An extent should keep its peer busy for about this long: less wastes requests, more delays the reader.
 const EXTENT_TIME: Duration = Duration::from_millis(100);
+/// What a reader stands and waits for should take no longer than this.
+const URGENT_TIME: Duration = Duration::from_millis(20);
+/// Groups of the smallest extent: 64 KiB, for the first byte.
+const FIRST_GROUPS: u64 = 4;
+/// Requests in flight at a peer that has not delivered anything yet.
+const FIRST_REQUESTS: usize = 2;
+/// Answers received in less time than this say nothing of the rate: they came in one piece.
+const MIN_RECEIVING: Duration = Duration::from_millis(1);
 /// Extents to complete before a peer's rate counts when it is compared with an origin's.
 const MEASURED_EXTENTS: u32 = 4;
 /// Stall time-out in units of the peer's p95.
@@ -21,6 +30,11 @@ pub(super) struct Peer {
     /// `None`: it holds all of the blob.
     pub(super) held: Option<Held>,
     pub(super) rtt: Option<Duration>,
+    pub(super) prefix: Option<u64>,
+    /// Its prefix misbehaved and it has shown nothing yet. Kept by the plan.
+    pub(super) on_probation: bool,
+    /// When its holdings last grew: it fetches the blob itself.
+    pub(super) grew_at: Option<Duration>,
     pub(super) rate: RateEstimate,
     pub(super) latency: LatencyEstimate,
     pub(super) in_flight_bytes: u64,
@@ -42,10 +56,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(held: Option<Held>, rtt: Option<Duration>) -> Self {
+    pub(super) fn new(held: Option<Held>, rtt: Option<Duration>, prefix: Option<u64>) -> Self {
         Self {
             held,
             rtt,
+            prefix,
+            on_probation: false,
+            grew_at: None,
             rate: RateEstimate::default(),
             latency: LatencyEstimate::default(),
             in_flight_bytes: 0,
@@ -79,9 +96,18 @@ impl Peer {
     }
 
     /// An extent was delivered: earlier faults are forgiven.
-    pub(super) fn delivered(&mut self, now: Duration, bytes: u64, latency: Duration) {
+    pub(super) fn delivered(&mut self, now: Duration, bytes: u64, latency: Duration, timing: Option<Timing>) {
+        if let Some(timing) = timing {
+            self.rtt = Some(self.rtt.map_or(timing.first_byte, |rtt| rtt.min(timing.first_byte)));
+            if timing.receiving >= MIN_RECEIVING {
+                self.rate.guess(bytes as f64 / timing.receiving.as_secs_f64());
+            }
+        }
         self.rate.add(now, bytes);
-        self.latency.add(latency);
+        // What is in flight is sized by the smallest latency: that of a first extent, too small for it, misleads.
+        if bytes > FIRST_GROUPS * GROUP_BYTES {
+            self.latency.add(latency);
+        }
         self.last_progress = now;
         self.completed = self.completed.saturating_add(1);
         self.faults = 0;
@@ -98,7 +124,12 @@ impl Peer {
     /// True when it failed or was too late the last time: until it delivers, it gets one extent at a time, and none
     /// that a reader waits for and another peer could bring.
     pub(super) fn is_suspect(&self) -> bool {
-        self.faults > 0 || self.lost > 0
+        self.faults > 0 || self.lost > 0 || self.on_probation
+    }
+
+    /// True when it holds a part that it is adding to.
+    pub(super) fn is_growing(&self, now: Duration, config: &SchedulerConfig) -> bool {
+        self.held.is_some() && self.grew_at.is_some_and(|at| now <= at + config.growing_time)
     }
 
     /// True when its rate rests on more than its first extents.
@@ -116,15 +147,24 @@ impl Peer {
 
     /// Bytes that it may be asked for now; 0 when it has enough to do, is paused or suspect.
     pub(super) fn room(&self, now: Duration, config: &SchedulerConfig) -> u64 {
-        let limit = if self.is_suspect() { 1 } else { config.max_requests_per_peer };
+        let limit = match self.completed {
+            _ if self.is_suspect() => 1,
+            // What a newcomer does not deliver is late for all.
+            0 => config.max_requests_per_peer.min(FIRST_REQUESTS),
+            _ => config.max_requests_per_peer,
+        };
         if self.is_paused(now) || self.in_flight >= limit {
             return 0;
         }
         self.in_flight_limit(config).saturating_sub(self.in_flight_bytes)
     }
 
-    /// Groups of its next extent: 256 KiB to 1 MiB, by its rate, and no more than its fair share.
+    /// Groups of its next extent: 64 KiB the first time, so that its first byte comes soon, then 256 KiB to 1 MiB, by
+    /// its rate, and no more than its fair share.
     pub(super) fn extent_groups(&self, room_bytes: u64, fair_share_bytes: u64) -> u64 {
+        if self.completed == 0 && self.in_flight == 0 {
+            return FIRST_GROUPS;
+        }
         if self.is_suspect() {
             return BLOCK_GROUPS;
         }
@@ -133,6 +173,12 @@ impl Peer {
         // Powers of two keep extents aligned, so that what several nodes hold is cut alike.
         let rounded = 1u64 << groups.max(1).ilog2();
         rounded.clamp(BLOCK_GROUPS, MAX_EXTENT_GROUPS)
+    }
+
+    /// Groups of an extent that a reader stands and waits for: what the peer brings at once.
+    pub(super) fn urgent_groups(&self) -> u64 {
+        let groups = (self.rate.get().unwrap_or(0.0) * URGENT_TIME.as_secs_f64()) as u64 / GROUP_BYTES;
+        (1u64 << groups.max(1).ilog2()).clamp(FIRST_GROUPS, MAX_EXTENT_GROUPS)
     }
 
     /// How long `bytes` asked now would take, behind what is in flight already.
@@ -173,10 +219,10 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn peer_at(bytes_per_second: u64, latency: Duration) -> Peer {
-        let mut peer = Peer::new(None, Some(latency));
+        let mut peer = Peer::new(None, Some(latency), None);
         peer.sent(Duration::ZERO, MIB);
         for step in 1..=20u32 {
-            peer.delivered(MS * 100 * step, bytes_per_second / 10, latency);
+            peer.delivered(MS * 100 * step, bytes_per_second / 10, latency, None);
         }
         peer
     }
@@ -184,7 +230,7 @@ mod tests {
     #[test]
     fn in_flight_follows_rate_times_latency_within_its_bounds() {
         let config = SchedulerConfig::default();
-        assert_eq!(Peer::new(None, None).in_flight_limit(&config), config.min_in_flight_bytes);
+        assert_eq!(Peer::new(None, None, None).in_flight_limit(&config), config.min_in_flight_bytes);
         assert_eq!(peer_at(1_000_000, MS).in_flight_limit(&config), config.min_in_flight_bytes);
         let limit = peer_at(50_000_000, MS * 100).in_flight_limit(&config);
         assert!((9_900_000..=10_100_000).contains(&limit), "{limit}");
@@ -193,7 +239,10 @@ mod tests {
 
     #[test]
     fn extents_grow_with_the_rate_and_shrink_with_the_share() {
-        assert_eq!(Peer::new(None, None).extent_groups(8 * MIB, 8 * MIB), 16);
+        assert_eq!(Peer::new(None, None, None).extent_groups(8 * MIB, 8 * MIB), FIRST_GROUPS);
+        let mut asked = Peer::new(None, None, None);
+        asked.sent(Duration::ZERO, FIRST_GROUPS * GROUP_BYTES);
+        assert_eq!(asked.extent_groups(8 * MIB, 8 * MIB), 16);
         assert_eq!(peer_at(6_000_000, MS).extent_groups(8 * MIB, 8 * MIB), 32);
         assert_eq!(peer_at(100_000_000, MS).extent_groups(8 * MIB, 8 * MIB), 64);
         assert_eq!(peer_at(100_000_000, MS).extent_groups(8 * MIB, 300_000), 16);
@@ -202,7 +251,7 @@ mod tests {
     #[test]
     fn stall_timeout_follows_the_latency_and_is_bounded() {
         let config = SchedulerConfig::default();
-        assert_eq!(Peer::new(None, None).stall_timeout(&config), config.initial_stall);
+        assert_eq!(Peer::new(None, None, None).stall_timeout(&config), config.initial_stall);
         assert_eq!(peer_at(1_000_000, MS).stall_timeout(&config), config.min_stall);
         assert_eq!(peer_at(1_000_000, MS * 800).stall_timeout(&config), MS * 2400);
         assert_eq!(peer_at(1_000_000, MS * 60_000).stall_timeout(&config), config.max_stall);
@@ -214,7 +263,7 @@ mod tests {
     #[test]
     fn busy_pauses_grow_and_stay_bounded() {
         let config = SchedulerConfig::default();
-        let mut peer = Peer::new(None, None);
+        let mut peer = Peer::new(None, None, None);
         peer.busy = 1;
         assert_eq!(peer.busy_pause(Duration::ZERO, &config), config.min_busy_pause);
         assert_eq!(peer.busy_pause(MS * 500, &config), MS * 500);

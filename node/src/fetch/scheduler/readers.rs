@@ -5,16 +5,23 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::config::SchedulerConfig;
-use super::estimate::{RateEstimate, seconds};
+use super::estimate::{Random, RateEstimate, seconds};
 use super::types::ReaderId;
 
 #[derive(Debug)]
 pub(super) struct Reader {
     offset_bytes: u64,
+    moved_at: Duration,
     rate: RateEstimate,
 }
 
 impl Reader {
+    /// True when it has not moved for its patience, which differs from one fetch and one place to another.
+    pub(super) fn stands_still(&self, now: Duration, seed: u64, config: &SchedulerConfig) -> bool {
+        let extra = Random(seed ^ self.offset_bytes).below(256) as f64 / 256.0;
+        now >= self.moved_at + config.reader_patience.mul_f64(1.0 + extra)
+    }
+
     /// The bytes that it wants soon.
     pub(super) fn window(&self, config: &SchedulerConfig) -> Range<u64> {
         let by_rate = self.rate.get().unwrap_or(0.0) * config.window_time.as_secs_f64();
@@ -48,11 +55,14 @@ impl Readers {
                 // A jump says nothing about the pace.
                 None => reader.rate.begin(now),
             }
+            if reader.offset_bytes != offset_bytes {
+                reader.moved_at = now;
+            }
             reader.offset_bytes = offset_bytes;
         } else if self.table.len() < config.max_readers {
             let mut rate = RateEstimate::default();
             rate.begin(now);
-            self.table.insert(id, Reader { offset_bytes, rate });
+            self.table.insert(id, Reader { offset_bytes, moved_at: now, rate });
         }
     }
 

@@ -40,9 +40,12 @@ pub enum SourceKind {
         holdings: Holdings,
         /// Round trip measured by the connection, if any.
         rtt: Option<Duration>,
+        /// The network that it speaks from, as an opaque key (a hash of its /24 or /48, say). Peers with the same key
+        /// share the penalties for what one of them does. `None` (a LAN) shares nothing.
+        prefix: Option<u64>,
     },
     /// A central upstream: one stream of bytes, unverified until the whole is hashed. It waits until
-    /// [`Action::StartOrigin`]. Origins are tried in the order in which they were added.
+    /// [`Action::StartOrigin`]. The one expected to be done first is started; of equal ones the one added first.
     Origin {
         /// True when the stream can start anywhere (an uncompressed body with `Range`); false when it always starts
         /// at byte 0.
@@ -51,7 +54,19 @@ pub enum SourceKind {
         expected_bytes_per_second: Option<f64>,
         /// Time to the first byte seen from this origin lately.
         expected_first_byte: Option<Duration>,
+        /// True for a node of the site that passes on a stream which it is fetching itself. It is asked before any
+        /// origin, and left for one when it is silent or far too slow.
+        relay: bool,
     },
+}
+
+/// How an answer came in, as seen by the connection that carried it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// From the request to the first byte of its answer, the time behind earlier answers included.
+    pub first_byte: Duration,
+    /// From the first byte to the last. Zero when they came in one piece: that says nothing of the rate.
+    pub receiving: Duration,
 }
 
 /// How far the search for sources has come.
@@ -115,6 +130,9 @@ pub enum Event {
         source: SourceId,
         /// The extent, as it was requested.
         extent: GroupRange,
+        /// What the connection measured, if it did. Without it the scheduler judges by the times of the events, which
+        /// count round trip, verification and disk as well.
+        timing: Option<Timing>,
     },
     /// A request failed. Not to be reported after [`Action::Cancel`] of the same request (harmless if it is).
     ExtentFailed {
@@ -130,13 +148,18 @@ pub enum Event {
     OriginAt {
         /// The origin.
         source: SourceId,
-        /// Bytes of the blob from its beginning.
+        /// Where this stream began: as in [`Action::StartOrigin`]. Tells the reports of a stream that was stopped
+        /// from those of the next one.
+        from_byte: u64,
+        /// The first byte of the blob after `from_byte` that is not stored yet.
         offset_bytes: u64,
     },
     /// The stream of an origin ended. Not to be reported after [`Action::StopOrigin`] (harmless if it is).
     OriginEnded {
         /// The origin.
         source: SourceId,
+        /// Where this stream began.
+        from_byte: u64,
         /// True: it came to the end of the blob and all of it is stored. False: it failed, this origin will not be
         /// started again. The next one is a new source.
         ok: bool,
@@ -225,7 +248,7 @@ pub enum DropReason {
     Busy,
     /// It holds nothing that is missing, and nothing else has happened for long.
     Idle,
-    /// There are enough sources.
+    /// There are enough sources, or enough that speak from the same network.
     TooMany,
     /// It was banned before.
     Banned,

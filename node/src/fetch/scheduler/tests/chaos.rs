@@ -81,33 +81,52 @@ fn event(world: &Watched, step: Step) -> Option<Event> {
     Some(match step {
         Step::AddPeer(id, part) => Event::SourceAdded {
             source: SourceId(id),
-            kind: SourceKind::Peer { holdings: holdings(size, part), rtt: None },
+            kind: SourceKind::Peer {
+                holdings: holdings(size, part),
+                rtt: None,
+                prefix: (id % 3 > 0).then_some(u64::from(id % 2)),
+            },
         },
         Step::AddOrigin(id, ranged) => Event::SourceAdded {
             source: SourceId(id),
-            kind: SourceKind::Origin { ranged, expected_bytes_per_second: None, expected_first_byte: None },
+            kind: SourceKind::Origin {
+                ranged,
+                expected_bytes_per_second: (id % 2 == 0).then_some(f64::from(id) * 1e6),
+                expected_first_byte: None,
+                relay: id % 3 == 0,
+            },
         },
         Step::Holdings(id, part) => {
             Event::HoldingsChanged { source: SourceId(id), holdings: holdings(size, part) }
         }
         Step::Gone(id) => Event::SourceGone { source: SourceId(id) },
-        Step::Done(n) => nth(n).map(|(source, extent)| Event::ExtentDone { source, extent })?,
+        Step::Done(n) => {
+            let (source, extent) = nth(n)?;
+            let ms = |n: usize| Duration::from_millis((n % 900) as u64);
+            let timing = (n % 2 == 0).then(|| Timing { first_byte: ms(n / 2), receiving: ms(n / 4) });
+            Event::ExtentDone { source, extent, timing }
+        }
         Step::Failed(n, fault) => {
             nth(n).map(|(source, extent)| Event::ExtentFailed { source, extent, fault })?
         }
         Step::StrayDone(id, start, end) => {
-            Event::ExtentDone { source: SourceId(id), extent: GroupRange { start, end } }
+            let extent = GroupRange { start, end };
+            Event::ExtentDone { source: SourceId(id), extent, timing: None }
         }
         Step::StrayFailed(id, start, end, fault) => {
             Event::ExtentFailed { source: SourceId(id), extent: GroupRange { start, end }, fault }
         }
         // A stream reports only while it runs, but it may end or come late at any time.
-        Step::OriginAt(id, at) => {
-            Event::OriginAt { source: world.running.unwrap_or(SourceId(100 + id)), offset_bytes: at }
-        }
-        Step::OriginEnded(id, ok) => {
-            Event::OriginEnded { source: world.running.unwrap_or(SourceId(100 + id)), ok }
-        }
+        Step::OriginAt(id, at) => Event::OriginAt {
+            source: world.running.unwrap_or(SourceId(100 + id)),
+            from_byte: world.origin_from(id),
+            offset_bytes: at,
+        },
+        Step::OriginEnded(id, ok) => Event::OriginEnded {
+            source: world.running.unwrap_or(SourceId(100 + id)),
+            from_byte: world.origin_from(id),
+            ok,
+        },
         Step::Reader(id, at) => Event::ReaderAt { reader: ReaderId(id), offset_bytes: at },
         Step::ReaderGone(id) => Event::ReaderGone { reader: ReaderId(id) },
         Step::Present(start, end) => Event::Present { groups: GroupRange { start, end } },

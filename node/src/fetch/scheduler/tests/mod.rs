@@ -2,5 +2,6 @@
 
 mod behaviour;
 mod chaos;
+mod sources;
 mod watcher;
 mod world;

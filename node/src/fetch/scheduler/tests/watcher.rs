@@ -18,6 +18,7 @@ pub(super) struct Watched {
     pub(super) peers: BTreeSet<SourceId>,
     pub(super) origins: BTreeSet<SourceId>,
     pub(super) running: Option<SourceId>,
+    origin_from: u64,
     origin_at: u64,
     lookup: LookupPhase,
     pub(super) outcome: Option<Action>,
@@ -36,6 +37,7 @@ impl Watched {
             peers: BTreeSet::new(),
             origins: BTreeSet::new(),
             running: None,
+            origin_from: 0,
             origin_at: 0,
             lookup: LookupPhase::Near,
             outcome: None,
@@ -61,7 +63,7 @@ impl Watched {
                 }
             }
             Event::SourceGone { source } => self.forget(*source),
-            Event::ExtentDone { source, extent } => {
+            Event::ExtentDone { source, extent, .. } => {
                 if self.in_flight.remove(&(*source, *extent)).is_some() {
                     let new: u64 = self.present.missing_within(*extent).map(|run| self.bytes_of(&run)).sum();
                     self.duplicate_bytes += self.bytes_of(extent) - new;
@@ -69,12 +71,14 @@ impl Watched {
                 self.present.insert(*extent);
             }
             Event::ExtentFailed { source, extent, .. } => drop(self.in_flight.remove(&(*source, *extent))),
-            Event::OriginAt { source, offset_bytes } => self.origin_stored(*source, *offset_bytes),
-            Event::OriginEnded { source, ok } => {
+            Event::OriginAt { source, from_byte, offset_bytes } => {
+                self.origin_stored(*source, *from_byte, *offset_bytes);
+            }
+            Event::OriginEnded { source, from_byte, ok } => {
                 if *ok {
-                    self.origin_stored(*source, self.size);
+                    self.origin_stored(*source, *from_byte, self.size);
                 }
-                if self.running == Some(*source) {
+                if self.running == Some(*source) && self.origin_from == *from_byte {
                     self.running = None;
                 }
             }
@@ -87,9 +91,14 @@ impl Watched {
         }
     }
 
-    fn origin_stored(&mut self, source: SourceId, offset: u64) {
+    /// Where the running stream began; now and then some other place, as the last words of an earlier one would say.
+    pub(super) fn origin_from(&self, id: u32) -> u64 {
+        if id == 7 { self.origin_from + GROUP_BYTES } else { self.origin_from }
+    }
+
+    fn origin_stored(&mut self, source: SourceId, from_byte: u64, offset: u64) {
         let offset = offset.min(self.size);
-        if self.running == Some(source) && offset > self.origin_at {
+        if self.running == Some(source) && self.origin_from == from_byte && offset > self.origin_at {
             let from = self.origin_at / GROUP_BYTES * GROUP_BYTES;
             self.present.insert(GroupRange::whole_in_bytes(from..offset, self.size));
             self.origin_at = offset;
@@ -136,6 +145,7 @@ impl Watched {
                 assert_eq!(self.running, None, "one stream at a time");
                 assert!(from_byte.is_multiple_of(GROUP_BYTES) && *from_byte < self.size.max(1));
                 self.running = Some(*source);
+                self.origin_from = *from_byte;
                 self.origin_at = *from_byte;
             }
             Action::StopOrigin { source } => {

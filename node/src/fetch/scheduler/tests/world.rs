@@ -34,6 +34,7 @@ pub(super) struct Player {
     /// `None`: all of it.
     pub(super) holds: Option<GroupSet>,
     pub(super) joins_at: Duration,
+    pub(super) prefix: Option<u64>,
 }
 
 impl Player {
@@ -44,6 +45,7 @@ impl Player {
             rtt: Duration::from_millis(2),
             holds: None,
             joins_at: Duration::ZERO,
+            prefix: None,
         }
     }
 
@@ -58,9 +60,27 @@ pub(super) struct OriginPlay {
     pub(super) first_byte: Duration,
     /// Fails when it has sent this much.
     pub(super) fails_at: Option<u64>,
+    /// Says nothing any more when it has sent this much.
+    pub(super) silent_at: Option<u64>,
+    pub(super) ranged: bool,
+    pub(super) relay: bool,
 }
 
-const ORIGIN: SourceId = SourceId(1000);
+impl Default for OriginPlay {
+    fn default() -> Self {
+        Self {
+            bytes_per_second: 10e6,
+            first_byte: Duration::from_millis(30),
+            fails_at: None,
+            silent_at: None,
+            ranged: false,
+            relay: false,
+        }
+    }
+}
+
+/// The first origin; a second one is added by its test.
+pub(super) const ORIGIN: SourceId = SourceId(1000);
 const STREAM_STEP_BYTES: f64 = 100_000.0;
 
 #[derive(Debug)]
@@ -71,6 +91,9 @@ pub(super) struct World {
     answered: Vec<u32>,
     free_at: Vec<Duration>,
     origin: Option<OriginPlay>,
+    second_origin: Option<OriginPlay>,
+    streaming: SourceId,
+    sent_at: u64,
     /// Stream number, so that events of a stopped stream are dropped.
     stream: u32,
     queue: BTreeMap<(Duration, u64), Happening>,
@@ -84,7 +107,8 @@ pub(super) struct World {
 enum Happening {
     Event(Event),
     Answer(SourceId, GroupRange),
-    Stream(u32, u64),
+    /// Number of the stream, where it began, how far it is.
+    Stream(u32, u64, u64),
 }
 
 impl World {
@@ -97,6 +121,9 @@ impl World {
             free_at: vec![Duration::ZERO; count],
             players,
             origin,
+            second_origin: None,
+            streaming: ORIGIN,
+            sent_at: 0,
             stream: 0,
             queue: BTreeMap::new(),
             sequence: 0,
@@ -106,16 +133,17 @@ impl World {
         };
         if let Some(origin) = origin {
             let kind = SourceKind::Origin {
-                ranged: false,
+                ranged: origin.ranged,
                 expected_bytes_per_second: Some(origin.bytes_per_second),
                 expected_first_byte: Some(origin.first_byte),
+                relay: origin.relay,
             };
             world.at(Duration::ZERO, Event::SourceAdded { source: ORIGIN, kind });
         }
         for index in 0..count {
             let player = &world.players[index];
             let holdings = player.holds.clone().map_or(Holdings::Complete, Holdings::Partial);
-            let kind = SourceKind::Peer { holdings, rtt: Some(player.rtt) };
+            let kind = SourceKind::Peer { holdings, rtt: Some(player.rtt), prefix: player.prefix };
             let (source, joins_at) = (SourceId(index as u32), player.joins_at);
             world.at(joins_at, Event::SourceAdded { source, kind });
         }
@@ -141,7 +169,7 @@ impl World {
         match happening {
             Happening::Event(event) => self.tell(event),
             Happening::Answer(source, extent) => self.answer(source, extent),
-            Happening::Stream(stream, offset) => self.stream_on(stream, offset),
+            Happening::Stream(stream, from, offset) => self.stream_on(stream, from, offset),
         }
         true
     }
@@ -164,10 +192,11 @@ impl World {
             match action {
                 Action::Request { source, extent } => self.serve(source, extent),
                 Action::WakeAt(time) => self.at(time, Event::Tick),
-                Action::StartOrigin { from_byte, .. } => {
+                Action::StartOrigin { source, from_byte } => {
                     self.stream += 1;
-                    let first = self.now + self.origin.unwrap().first_byte;
-                    self.push(first, Happening::Stream(self.stream, from_byte + 1));
+                    self.streaming = source;
+                    let first = self.now + self.play(source).first_byte;
+                    self.push(first, Happening::Stream(self.stream, from_byte, from_byte + 1));
                 }
                 Action::StopOrigin { .. } => self.stream += 1,
                 _ => {}
@@ -204,28 +233,53 @@ impl World {
             _ => {
                 let bytes = extent.bytes(self.watched.size);
                 *self.bytes_from.entry(source).or_default() += bytes.end - bytes.start;
-                Event::ExtentDone { source, extent }
+                Event::ExtentDone { source, extent, timing: None }
             }
         };
         self.tell(event);
     }
 
-    fn stream_on(&mut self, stream: u32, offset: u64) {
-        let Some(origin) = self.origin.filter(|_| stream == self.stream) else { return };
+    fn play(&self, source: SourceId) -> OriginPlay {
+        if source == ORIGIN { self.origin.unwrap() } else { self.second_origin.unwrap() }
+    }
+
+    /// Adds an origin beside the first.
+    pub(super) fn add_origin(&mut self, play: OriginPlay) {
+        self.second_origin = Some(play);
+        let kind = SourceKind::Origin {
+            ranged: play.ranged,
+            expected_bytes_per_second: Some(play.bytes_per_second),
+            expected_first_byte: Some(play.first_byte),
+            relay: play.relay,
+        };
+        self.at(Duration::ZERO, Event::SourceAdded { source: SourceId(ORIGIN.0 + 1), kind });
+    }
+
+    fn stream_on(&mut self, stream: u32, from_byte: u64, offset: u64) {
+        if stream != self.stream {
+            return;
+        }
+        let (source, origin) = (self.streaming, self.play(self.streaming));
         if origin.fails_at.is_some_and(|at| offset >= at) {
-            self.tell(Event::OriginEnded { source: ORIGIN, ok: false });
+            self.tell(Event::OriginEnded { source, from_byte, ok: false });
             return;
         }
-        self.origin_bytes = self.origin_bytes.max(offset);
+        if origin.silent_at.is_some_and(|at| offset >= at) {
+            return;
+        }
         if offset >= self.watched.size {
-            self.tell(Event::OriginEnded { source: ORIGIN, ok: true });
+            self.origin_bytes += self.watched.size - self.sent_at;
+            self.sent_at = self.watched.size;
+            self.tell(Event::OriginEnded { source, from_byte, ok: true });
             return;
         }
-        self.tell(Event::OriginAt { source: ORIGIN, offset_bytes: offset });
+        self.origin_bytes += if offset == from_byte + 1 { 1 } else { offset - self.sent_at };
+        self.sent_at = offset;
+        self.tell(Event::OriginAt { source, from_byte, offset_bytes: offset });
         if stream == self.stream {
             let next = (offset + STREAM_STEP_BYTES as u64).min(self.watched.size);
             let later = Duration::from_secs_f64((next - offset) as f64 / origin.bytes_per_second);
-            self.push(self.now + later, Happening::Stream(stream, next));
+            self.push(self.now + later, Happening::Stream(stream, from_byte, next));
         }
     }
 }
