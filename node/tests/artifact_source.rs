@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use p2p_cache::artifacts::{Artifacts, NarInfos};
 use p2p_cache::discovery::PeerId;
+use p2p_cache::fetch::scheduler::Timing;
 use p2p_cache::fetch::{FetchEngine, Leader, Offer, Peers};
 use p2p_cache::metrics::{Metrics, Source};
 use p2p_cache::origin::{OriginConfig, Origins};
@@ -117,7 +118,7 @@ impl Peers for MemoryPeers {
         blob: BlobId,
         size_bytes: u64,
         range: GroupRange,
-    ) -> Result<Vec<u8>, PeerError> {
+    ) -> Result<(Vec<u8>, Option<Timing>), PeerError> {
         let manner = self.manners[&peer];
         if manner == Manner::Silent {
             std::future::pending::<()>().await;
@@ -132,7 +133,7 @@ impl Peers for MemoryPeers {
             let last = encoded.len() - 1;
             encoded[last] ^= 1;
         }
-        Ok(encoded)
+        Ok((encoded, None))
     }
 
     async fn narinfo(&self, _peer: PeerId, _hash: StoreHash) -> Result<Option<String>, PeerError> {

@@ -9,8 +9,9 @@ use lru::LruCache;
 use p2p_cache_discovery::{Network, PeerId, ProviderDirectory, ProviderKey, Scope};
 use p2p_cache_protocol::{BlobId, Digest, GroupRange, Sha256Digest, StoreHash};
 
+use crate::fetch::scheduler::Timing;
 use crate::fetch::{Leader, Offer, Peers, leader};
-use crate::peers::{self, Arriving, BanReason, Bans, PeerClient, PeerError, Watched};
+use crate::peers::{self, Arriving, BanReason, Bans, PeerClient, PeerError, RangeAnswer, Watched};
 
 /// Connected peers asked for one thing, nearest first.
 const MAX_CONNECTED_ASKED: usize = 64;
@@ -67,7 +68,7 @@ impl Peers for Swarm {
             .peers()
             .into_iter()
             .filter(|info| info.speaks_p2p_cache && !self.bans.is_banned(info.peer))
-            .map(|info| (info.peer, info.rtt))
+            .map(|info| (info.peer, info.rtt.or_else(|| self.client.first_byte(info.peer))))
             .collect();
         peers.sort_by_key(|(_, rtt)| rtt.unwrap_or(Duration::MAX));
         peers.truncate(MAX_CONNECTED_ASKED);
@@ -101,8 +102,13 @@ impl Peers for Swarm {
         blob: BlobId,
         size_bytes: u64,
         range: GroupRange,
-    ) -> Result<Vec<u8>, PeerError> {
-        Ok(self.client.range(peer, blob, size_bytes, range).await?.encoded)
+    ) -> Result<(Vec<u8>, Option<Timing>), PeerError> {
+        let RangeAnswer { encoded, timing } = self.client.range(peer, blob, size_bytes, range).await?;
+        let timing = Timing {
+            first_byte: timing.first_byte_at - timing.sent_at,
+            receiving: timing.finished_at - timing.first_byte_at,
+        };
+        Ok((encoded, Some(timing)))
     }
 
     async fn narinfo(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError> {

@@ -31,12 +31,12 @@ pub(super) async fn fetch_extent(
     let ExtentRequest { source, peer, blob, extent } = request;
     let report = match shared.peers.range(peer, blob, partial.size(), extent).await {
         Err(error) => Report::PeerFailed { source, extent, error },
-        Ok(encoded) => {
+        Ok((encoded, timing)) => {
             shared.metrics.received(Source::peer).inc_by(encoded.len() as u64);
             let written =
                 tokio::task::spawn_blocking(move || partial.write_groups(blob, extent, &encoded)).await;
             match written {
-                Ok(Ok(())) => Report::Event(Event::ExtentDone { source, extent, timing: None }),
+                Ok(Ok(())) => Report::Event(Event::ExtentDone { source, extent, timing }),
                 Ok(Err(error)) => Report::WriteFailed { source, extent, error },
                 Err(error) => Report::Fatal(FetchError::Store(Arc::from(error.to_string()))),
             }

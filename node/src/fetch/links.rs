@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::{BlobId, Claim, Digest, GroupRange, Sha256Digest, StoreHash};
 
+use super::scheduler::Timing;
 use crate::peers::{Arriving, BanReason, PeerError, Watched};
 
 /// What a peer says of a blob that it was asked for.
@@ -38,14 +39,14 @@ pub trait Peers: Send + Sync + 'static {
     /// Asks `peer` whether it holds `digest`.
     async fn lookup(&self, peer: PeerId, digest: Digest) -> Result<Option<Offer>, PeerError>;
 
-    /// The bao response for `range` of `blob`; its length is right, its content is unverified.
+    /// The bao response for `range` of `blob`, and how it came in; its length is right, its content is unverified.
     async fn range(
         &self,
         peer: PeerId,
         blob: BlobId,
         size_bytes: u64,
         range: GroupRange,
-    ) -> Result<Vec<u8>, PeerError>;
+    ) -> Result<(Vec<u8>, Option<Timing>), PeerError>;
 
     /// The text of a narinfo that `peer` holds; anything may stand in it.
     async fn narinfo(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError>;

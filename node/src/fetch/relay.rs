@@ -60,7 +60,12 @@ impl OriginPump {
             self.shared.metrics.received(Source::peer).inc_by(length);
             self.write(offset, chunk).await?;
             offset += length;
-            self.report(Report::Event(Event::OriginAt { source: self.source, from_byte: 0, offset_bytes: offset })).await;
+            self.report(Report::Event(Event::OriginAt {
+                source: self.source,
+                from_byte: 0,
+                offset_bytes: offset,
+            }))
+            .await;
         }
         Ok(Ok(()))
     }
