@@ -1,7 +1,7 @@
 //! An HTTP binary cache that can misbehave in every way that one meets.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,6 +39,7 @@ pub struct Origin {
 struct Shared {
     directory: PathBuf,
     fault: Mutex<Fault>,
+    ranges: AtomicBool,
     bytes: AtomicU64,
     requests: AtomicU64,
     stop: AtomicBool,
@@ -57,6 +58,7 @@ impl Origin {
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             fault: Mutex::new(Fault::None),
+            ranges: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -84,6 +86,11 @@ impl Origin {
     /// Misbehaves like this from now on.
     pub fn set_fault(&self, fault: Fault) {
         *self.shared.fault.lock().expect("the fault") = fault;
+    }
+
+    /// Answers `Range: bytes=N-` from now on, or no more.
+    pub fn set_ranges(&self, ranges: bool) {
+        self.shared.ranges.store(ranges, Ordering::SeqCst);
     }
 
     /// Bytes of bodies sent.
@@ -119,7 +126,13 @@ fn answer(shared: &Shared, stream: TcpStream) -> std::io::Result<()> {
     let mut request = String::new();
     reader.read_line(&mut request)?;
     let mut line = String::new();
+    let mut from = 0;
     while reader.read_line(&mut line)? > 2 {
+        if shared.ranges.load(Ordering::SeqCst)
+            && let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=")
+        {
+            from = range.trim().trim_end_matches('-').parse().unwrap_or(0);
+        }
         line.clear();
     }
     if request.is_empty() {
@@ -135,7 +148,7 @@ fn answer(shared: &Shared, stream: TcpStream) -> std::io::Result<()> {
         _ => match open(&shared.directory.join(&path)) {
             Some((body, length)) => {
                 let fault = if path.starts_with("nar/") { fault } else { slow_only(fault) };
-                send(shared, stream, body, length, fault)
+                send(shared, stream, body, from..length, fault)
             }
             None => respond(stream, 404, b""),
         },
@@ -169,18 +182,35 @@ fn respond(mut stream: TcpStream, status: u16, body: &[u8]) -> std::io::Result<(
 fn send(
     shared: &Shared,
     mut stream: TcpStream,
-    body: File,
-    length: u64,
+    mut body: File,
+    part: std::ops::Range<u64>,
     fault: Fault,
 ) -> std::io::Result<()> {
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")?;
+    let length = part.end;
+    if part.start >= length {
+        return respond(stream, if length == 0 { 200 } else { 416 }, b"");
+    }
+    match part.start {
+        0 => write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n")?,
+        from => {
+            body.seek(SeekFrom::Start(from))?;
+            let (last, rest) = (length - 1, length - from);
+            write!(stream, "HTTP/1.1 206 Part\r\nContent-Range: bytes {from}-{last}/{length}\r\n")?;
+            write!(stream, "Content-Length: {rest}\r\n")?;
+        }
+    }
+    if shared.ranges.load(Ordering::SeqCst) {
+        write!(stream, "Accept-Ranges: bytes\r\n")?;
+    }
+    write!(stream, "Connection: close\r\n\r\n")?;
     let (mut end, mut flipped) = (length, None);
     match fault {
         Fault::TruncateNar(bytes) | Fault::HangInNar(bytes) => end = end.min(bytes),
         Fault::FlipInNar(offset) => flipped = Some(offset.min(length.saturating_sub(1))),
         Fault::None | Fault::Hang | Fault::Status(_) | Fault::Slow(_) => {}
     }
-    let (mut body, mut buffer, mut sent) = (body.take(end), vec![0; CHUNK_BYTES], 0);
+    let mut sent = part.start;
+    let (mut body, mut buffer) = (body.take(end.saturating_sub(sent)), vec![0; CHUNK_BYTES]);
     loop {
         let count = body.read(&mut buffer)?;
         if count == 0 {

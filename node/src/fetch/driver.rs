@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::Claim;
 use p2p_cache_protocol::GroupRange;
-use p2p_cache_protocol::{BlobId, Digest};
+use p2p_cache_protocol::{BlobId, Compression, Digest};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
@@ -20,7 +20,7 @@ use super::scheduler::{
     SourceKind,
 };
 use super::transfer::{Phase, Transfer};
-use super::{FetchError, FetchRequest, Shared};
+use super::{FetchError, FetchRequest, Leader, Shared};
 use crate::origin::OriginId;
 use crate::peers::{BanReason, PeerError};
 use crate::store::WriteError;
@@ -76,6 +76,8 @@ pub(super) struct Driver<'a> {
     pub(super) next_source: u32,
     requests: HashMap<(SourceId, GroupRange), AbortHandle>,
     origin_task: Option<AbortHandle>,
+    /// Where the stream of `origin_task` was wanted to start.
+    origin_from_byte: u64,
     pub(super) origins_used: Vec<OriginId>,
     pub(super) leaders_used: Vec<PeerId>,
     /// Peers that fetch this blob too, as far as they have said as what.
@@ -105,7 +107,11 @@ pub(super) async fn drive(shared: &Arc<Shared>, request: FetchRequest, transfer:
         Ok(()) => tracing::debug!(%digest, elapsed = ?transfer.started.elapsed(), "fetched"),
         Err(error) => {
             tracing::info!(%digest, %error, "fetch failed");
-            transfer.partial().abort(error.to_string());
+            if error.leaves_good_bytes() {
+                transfer.partial().suspend(error.to_string());
+            } else {
+                transfer.partial().abort(error.to_string());
+            }
             transfer.set_phase(Phase::Failed(error));
         }
     }
@@ -120,7 +126,8 @@ impl<'a> Driver<'a> {
     ) -> Self {
         let blob = match request.digest {
             Digest::Blake3(blob) => Some(blob),
-            Digest::Sha256(_) => None,
+            // Set when an earlier fetch left groups that were verified.
+            Digest::Sha256(_) => transfer.partial().blob_id(),
         };
         let scheduler = FetchScheduler::new(SchedulerConfig::default(), transfer.size(), rand::random());
         Self {
@@ -133,6 +140,7 @@ impl<'a> Driver<'a> {
             next_source: ORIGIN.0 + 1,
             requests: HashMap::new(),
             origin_task: None,
+            origin_from_byte: 0,
             origins_used: Vec::new(),
             leaders_used: Vec::new(),
             downloaders: BTreeMap::new(),
@@ -185,13 +193,16 @@ impl<'a> Driver<'a> {
         self.finish(hash).await
     }
 
-    /// Introduces the origin, if there is one that may be asked.
+    /// Tells what an earlier fetch left, and introduces the origin, if there is one that may be asked.
     async fn begin(&mut self) -> Result<bool, FetchError> {
         let mut complete = self.transfer.size() == 0;
         self.on_wanted();
+        for groups in self.transfer.partial().groups().present() {
+            complete |= self.feed(Event::Present { groups }).await?;
+        }
         if self.may_ask_origin() {
             let kind = SourceKind::Origin {
-                ranged: false,
+                ranged: self.origin_has_ranges(),
                 expected_bytes_per_second: None,
                 expected_first_byte: None,
                 relay: false,
@@ -218,7 +229,7 @@ impl<'a> Driver<'a> {
             match action {
                 Action::Request { source, extent } => self.request_extent(source, extent),
                 Action::Cancel { source, extent } => self.cancel(source, extent),
-                Action::StartOrigin { .. } => self.start_origin(),
+                Action::StartOrigin { from_byte, .. } => self.start_origin(from_byte),
                 Action::StopOrigin { .. } => self.stop_origin(),
                 Action::DropSource { source, reason } => {
                     tracing::debug!(digest = %self.request.digest, %source, ?reason, "source dropped");
@@ -265,6 +276,16 @@ impl<'a> Driver<'a> {
             return Vec::new();
         }
         self.take_on(peer, claim, rtt)
+    }
+
+    /// Whether the stream can start anywhere: a leader's comes from the front, and so does what is compressed.
+    fn origin_has_ranges(&self) -> bool {
+        let Some(narinfo) = &self.request.narinfo else { return false };
+        let hash = narinfo.store_path.hash();
+        let ours = || {
+            self.request.leading || !matches!(self.shared.peers.leaders(hash).first(), Some(Leader::Peer(_)))
+        };
+        self.request.origin.is_some() && narinfo.compression == Compression::None && ours()
     }
 
     fn may_ask_origin(&self) -> bool {
@@ -332,7 +353,11 @@ impl<'a> Driver<'a> {
                 self.last_error = Some(error);
                 self.origin_task = None;
                 let mut events = self.take_deferred();
-                events.push(Event::OriginEnded { source: ORIGIN, from_byte: 0, ok: false });
+                events.push(Event::OriginEnded {
+                    source: ORIGIN,
+                    from_byte: self.origin_from_byte,
+                    ok: false,
+                });
                 Ok(events)
             }
             Report::Fatal(error) => Err(error),
@@ -424,7 +449,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn start_origin(&mut self) {
+    fn start_origin(&mut self, from_byte: u64) {
         let Some(narinfo) = self.request.narinfo.clone() else { return };
         let pump = OriginPump {
             shared: Arc::clone(self.shared),
@@ -432,10 +457,12 @@ impl<'a> Driver<'a> {
             preferred: self.request.origin,
             transfer: Arc::clone(&self.transfer),
             alone: self.request.leading || self.shared.suspicions.distrusts_leaders(self.request.digest),
+            from_byte,
             source: ORIGIN,
             reports: self.reports.clone(),
         };
         self.stop_origin();
+        self.origin_from_byte = from_byte;
         self.origin_task = Some(self.tasks.spawn(pump.run()));
     }
 

@@ -67,6 +67,10 @@ impl Driver<'_> {
     /// Says whose fault a wrong whole is, where that can be known: all bytes came from one kind of source.
     async fn mismatch(&self, expected: Sha256Digest, actual: Sha256Digest) -> FetchError {
         let detail = Arc::from(format!("expected {expected}, got {actual}"));
+        if self.transfer.partial().has_kept_unproven() {
+            // Nobody knows any more who sent what an earlier fetch left. It is removed, and the next attempt tells.
+            return FetchError::Mismatch { culprit: "an unfinished fetch, or a source of this one", detail };
+        }
         let culprit = match (self.origins_used.as_slice(), self.claimants.is_empty()) {
             (_, _) if !self.leaders_used.is_empty() => self.blame_leaders().await,
             ([], _) => {

@@ -41,6 +41,17 @@ pub enum FetchError {
     Stopped,
 }
 
+impl FetchError {
+    /// Whether what has arrived is worth keeping for another attempt: neither wrong, nor in the way on a full or
+    /// failing disk.
+    pub(super) fn leaves_good_bytes(&self) -> bool {
+        match self {
+            Self::NotFound | Self::SourcesLost { .. } | Self::Abandoned | Self::Stopped => true,
+            Self::Mismatch { .. } | Self::NoSpace(_) | Self::Store(_) => false,
+        }
+    }
+}
+
 fn last_error(last: &Option<Arc<str>>) -> String {
     last.as_ref().map(|text| format!("; the last error: {text}")).unwrap_or_default()
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2p_cache_protocol::NarInfo;
+use p2p_cache_protocol::{GROUP_BYTES, GroupRange, NarInfo};
 use tokio::sync::mpsc;
 
 use super::driver::Report;
@@ -17,7 +17,8 @@ use crate::store::WriteError;
 /// Streams of one origin that may break after they began, before the next origin is tried.
 const MAX_BREAKS_PER_ORIGIN: u32 = 2;
 
-/// Fills a partial blob from the front. Aborting its task stops it at a chunk boundary.
+/// Fills a partial blob in order, from the first missing byte where the origin has the NAR uncompressed and takes
+/// `Range`, else from the front. Aborting its task stops it at a chunk boundary.
 pub(super) struct OriginPump {
     pub(super) shared: Arc<Shared>,
     pub(super) narinfo: Arc<NarInfo>,
@@ -26,6 +27,8 @@ pub(super) struct OriginPump {
     pub(super) transfer: Arc<Transfer>,
     /// Ask the origins ourselves, whoever leads.
     pub(super) alone: bool,
+    /// Where the stream is wanted to start. One that cannot starts at the front, and fills gaps there on its way.
+    pub(super) from_byte: u64,
     pub(super) source: SourceId,
     pub(super) reports: mpsc::Sender<Report>,
 }
@@ -56,7 +59,9 @@ impl OriginPump {
     /// Tries the origins in turn until one has given the whole, and reports how it ended.
     pub(super) async fn run(self) {
         let report = match self.pump().await {
-            Ok(()) => Report::Event(Event::OriginEnded { source: self.source, from_byte: 0, ok: true }),
+            Ok(()) => {
+                Report::Event(Event::OriginEnded { source: self.source, from_byte: self.from_byte, ok: true })
+            }
             Err(report) => report,
         };
         let _ = self.reports.send(report).await;
@@ -116,26 +121,32 @@ impl OriginPump {
     }
 
     async fn stream(&self, narinfo: &NarInfo, origin: OriginId) -> Result<(), Broken> {
-        let mut nar = self
-            .shared
-            .origins
-            .open_nar(narinfo, origin)
-            .await
-            .map_err(|error| Broken::Origin { error, began: false })?;
+        let from = self.transfer.partial().present_until(self.from_byte);
+        if from >= self.transfer.size() {
+            return Ok(());
+        }
+        let opened = self.shared.origins.open_nar_from(narinfo, origin, from).await;
+        let mut nar = opened.map_err(|error| Broken::Origin { error, began: false })?;
         self.report(Report::OriginUsed(origin)).await;
-        let mut offset = 0;
+        let mut offset = nar.starts_at();
         while let Some(chunk) = next_chunk(&mut nar).await? {
-            let length = chunk.len() as u64;
+            let end = offset + chunk.len() as u64;
             self.write(offset, chunk).await.map_err(Broken::Disk)?;
-            offset += length;
-            self.report(Report::Event(Event::OriginAt {
-                source: self.source,
-                from_byte: 0,
-                offset_bytes: offset,
-            }))
-            .await;
+            self.report(Report::Event(self.arrived(offset, end))).await;
+            offset = end;
         }
         Ok(())
+    }
+
+    /// Before the wanted start the scheduler knows no stream.
+    pub(super) fn arrived(&self, start: u64, end: u64) -> Event {
+        if end > self.from_byte {
+            return Event::OriginAt { source: self.source, from_byte: self.from_byte, offset_bytes: end };
+        }
+        let size = self.transfer.size();
+        // The group that the last chunk ended in is whole now, if it ends in this one.
+        let first = start / GROUP_BYTES * GROUP_BYTES;
+        Event::Present { groups: GroupRange::whole_in_bytes(first..end, size) }
     }
 
     pub(super) async fn write(&self, offset: u64, chunk: Bytes) -> Result<(), FetchError> {

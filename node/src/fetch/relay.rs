@@ -11,7 +11,6 @@ use super::FetchError;
 use super::driver::Report;
 use super::links::Leader;
 use super::origin_pump::OriginPump;
-use super::scheduler::Event;
 use crate::metrics::Source;
 use crate::peers::PeerError;
 
@@ -56,16 +55,11 @@ impl OriginPump {
                 Ok(chunk) => chunk,
                 Err(error) => return Ok(Err(error)),
             };
-            let length = chunk.len() as u64;
-            self.shared.metrics.received(Source::peer).inc_by(length);
+            let end = offset + chunk.len() as u64;
+            self.shared.metrics.received(Source::peer).inc_by(end - offset);
             self.write(offset, chunk).await?;
-            offset += length;
-            self.report(Report::Event(Event::OriginAt {
-                source: self.source,
-                from_byte: 0,
-                offset_bytes: offset,
-            }))
-            .await;
+            self.report(Report::Event(self.arrived(offset, end))).await;
+            offset = end;
         }
         Ok(Ok(()))
     }

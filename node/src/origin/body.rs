@@ -32,7 +32,9 @@ pub(super) struct Body {
     client: Client,
     url: Url,
     response: Response,
-    /// Bytes received.
+    /// Where in the file it starts.
+    start: u64,
+    /// Where in the file it has come to.
     at: u64,
     /// Read ahead by [`Body::wait_for_first_chunk`].
     first: Option<Bytes>,
@@ -65,12 +67,48 @@ impl Body {
             client: client.clone(),
             url: url.clone(),
             response,
+            start: 0,
             at: 0,
             first: None,
             resumable: None,
             pace: Pace::default(),
             last_byte: Instant::now(),
         }
+    }
+
+    /// Opens the rest of a NAR of `total` bytes from `from` on. When the origin sends all of it instead, that is what
+    /// the body is; `None` when it has to be asked for all of it.
+    pub(super) async fn open_rest(
+        http: &Http,
+        url: &Url,
+        from: u64,
+        total: u64,
+    ) -> Result<Option<Self>, Fault> {
+        if from == 0 {
+            return Ok(None);
+        }
+        match http.get(&http.nars, url, Some(Resume { from, etag: None })).await {
+            Ok(response) if continues(&response, from, total) => {
+                let mut body = Self::new(http, &http.nars, url, response);
+                (body.start, body.at) = (from, from);
+                body.resumable = Some(Resumable::new(body.response.headers(), total, http.config.attempts));
+                Ok(Some(body))
+            }
+            Ok(response) if response.status() == StatusCode::OK => {
+                Ok(Some(Self::new(http, &http.nars, url, response).allow_resume()))
+            }
+            // Another part than the one that was asked for, or none.
+            Ok(_) => Ok(None),
+            Err(Fault::Status { status, .. }) if status == StatusCode::RANGE_NOT_SATISFIABLE.as_u16() => {
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Where in the file it starts.
+    pub(super) fn starts_at(&self) -> u64 {
+        self.start
     }
 
     /// Takes the body up again where it breaks, if the origin can.
@@ -93,7 +131,7 @@ impl Body {
     pub(super) async fn wait_for_first_chunk(&mut self, limit: Duration) -> Result<(), Fault> {
         let chunk = match timeout(limit, self.response.chunk()).await {
             Err(_) => return Err(Fault::NoAnswer(limit)),
-            Ok(Err(error)) => return Err(Fault::Broken { at: 0, reason: reason(&error) }),
+            Ok(Err(error)) => return Err(Fault::Broken { at: self.at, reason: reason(&error) }),
             Ok(Ok(chunk)) => chunk.unwrap_or_default(),
         };
         self.arrived(&chunk);
@@ -190,15 +228,13 @@ impl Resumable {
         if !ranges || !plain {
             return None;
         }
+        Some(Self::new(headers, response.content_length()?, attempts))
+    }
+
+    fn new(headers: &HeaderMap, total: u64, attempts: u32) -> Self {
         // A weak tag does not promise equal bytes and must not be sent in If-Range.
         let etag = headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
-        Some(Self {
-            total: response.content_length()?,
-            etag,
-            attempts,
-            left: attempts.saturating_sub(1),
-            mark: 0,
-        })
+        Self { total, etag, attempts, left: attempts.saturating_sub(1), mark: 0 }
     }
 }
 

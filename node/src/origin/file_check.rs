@@ -45,6 +45,12 @@ impl<R: AsyncBufRead + Unpin> FileCheck<R> {
         }
     }
 
+    /// For the last `bytes` bytes of an uncompressed NAR, of which no hash is known.
+    pub(super) fn of_rest(inner: R, bytes: u64) -> Self {
+        let (max_bytes, expected_bytes) = (bytes, Some(bytes));
+        Self { inner, noted: 0, seen_bytes: 0, ended: false, max_bytes, expected_bytes, hash: None }
+    }
+
     /// Whether the file ended before its FileSize: the better explanation for what a decoder complains about.
     pub(super) fn cut_off(&self) -> Option<Fault> {
         let expected_bytes =

@@ -22,6 +22,20 @@ impl Origins {
     /// # Errors
     /// As [`OriginError`]; the caller may ask the others by [`Origins::narinfo`] with this one in `skip`.
     pub async fn open_nar(&self, narinfo: &NarInfo, origin: OriginId) -> Result<NarStream, OriginError> {
+        self.open_nar_from(narinfo, origin, 0).await
+    }
+
+    /// The same from byte `from` of the NAR on, where the origin has it uncompressed and answers `Range`; else from the
+    /// front: [`NarStream::starts_at`] tells. FileHash is checked only from the front.
+    ///
+    /// # Errors
+    /// As [`Origins::open_nar`].
+    pub async fn open_nar_from(
+        &self,
+        narinfo: &NarInfo,
+        origin: OriginId,
+        from: u64,
+    ) -> Result<NarStream, OriginError> {
         let source = self.origin(origin)?;
         let began = Instant::now();
         let config = &self.inner.http.config;
@@ -30,6 +44,7 @@ impl Origins {
         let (url, codec) = prepared.map_err(|fault| unsent(&source.url, &narinfo.url, fault))?;
         let place = self.place().await?;
         let pass = source.admit()?;
+        let from = if codec == Codec::None { from } else { 0 };
         let call = Call {
             url: &url,
             began,
@@ -39,7 +54,7 @@ impl Origins {
             silence: Blame::Strike,
         };
         let ((body, encoding), attempt) =
-            self.inner.http.with_retries(&call, || self.first_bytes(&url, narinfo)).await?;
+            self.inner.http.with_retries(&call, || self.first_bytes(&url, narinfo, from)).await?;
         let from = Provenance {
             origin,
             url: redacted(&url),
@@ -53,14 +68,19 @@ impl Origins {
     }
 
     /// One attempt: the head, and the first bytes of the body.
-    async fn first_bytes(&self, url: &Url, narinfo: &NarInfo) -> Result<(Body, Codec), Fault> {
+    async fn first_bytes(&self, url: &Url, narinfo: &NarInfo, from: u64) -> Result<(Body, Codec), Fault> {
         let http = &self.inner.http;
         let began = Instant::now();
-        let response = http.get(&http.nars, url, None).await?;
-        let mut body = Body::new(http, &http.nars, url, response).allow_resume();
+        let mut body = match Body::open_rest(http, url, from, narinfo.nar_size).await? {
+            Some(rest) => rest,
+            None => {
+                let response = http.get(&http.nars, url, None).await?;
+                Body::new(http, &http.nars, url, response).allow_resume()
+            }
+        };
         let encoding = Codec::of_content_encoding(body.content_encoding().as_deref())?;
-        if let (Codec::None, Some(expected_bytes), Some(actual_bytes)) =
-            (encoding, narinfo.file_size, body.announced_bytes())
+        if let (0, Codec::None, Some(expected_bytes), Some(actual_bytes)) =
+            (body.starts_at(), encoding, narinfo.file_size, body.announced_bytes())
             && expected_bytes != actual_bytes
         {
             return Err(Fault::FileSize { expected_bytes, actual_bytes, at_least: false });

@@ -34,6 +34,7 @@ const CHUNKS_AHEAD: usize = 4;
 /// anyway. Dropping it closes the connection.
 pub struct NarStream {
     origin: OriginId,
+    start: u64,
     url: String,
     source: Source,
 }
@@ -52,6 +53,11 @@ impl NarStream {
     /// The origin that it comes from.
     pub fn origin(&self) -> OriginId {
         self.origin
+    }
+
+    /// The byte of the NAR that comes first.
+    pub fn starts_at(&self) -> u64 {
+        self.start
     }
 
     /// The next bytes, at most [`MAX_CHUNK_BYTES`]; `None` after NarSize bytes. Nothing follows an error.
@@ -103,18 +109,22 @@ pub(super) fn nar_stream(
     narinfo: &NarInfo,
     from: Provenance,
 ) -> NarStream {
-    let (origin, url) = (from.origin, from.url.clone());
+    let (origin, url, start) = (from.origin, from.url.clone(), body.starts_at());
     let raw = body.into_reader();
     let file: BodyReader = match encoding {
         Codec::None => raw,
         encoding => Box::pin(tokio::io::BufReader::new(Decoder::new(encoding, raw))),
     };
+    let check = match start {
+        0 => FileCheck::new(file, narinfo),
+        start => FileCheck::of_rest(file, narinfo.nar_size.saturating_sub(start)),
+    };
     let pump = Pump {
-        decoder: Decoder::new(codec, FileCheck::new(file, narinfo)),
+        decoder: Decoder::new(codec, check),
         codec,
         encoding,
         nar_size: narinfo.nar_size,
-        at: 0,
+        at: start,
         buffer: BytesMut::new(),
         broken: None,
         from,
@@ -128,7 +138,7 @@ pub(super) fn nar_stream(
         let worker = tokio::task::spawn_blocking(move || runtime.block_on(run(pump, sender)));
         Source::Worker(chunks, worker)
     };
-    NarStream { origin, url, source }
+    NarStream { origin, start, url, source }
 }
 
 async fn run(mut pump: Pump, chunks: mpsc::Sender<Result<Bytes, OriginError>>) {
@@ -153,7 +163,7 @@ struct Pump {
     codec: Codec,
     encoding: Codec,
     nar_size: u64,
-    /// Decompressed bytes handed on.
+    /// Where in the NAR it has come to.
     at: u64,
     buffer: BytesMut,
     /// An error that came behind bytes that had to be handed on first.

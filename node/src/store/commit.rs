@@ -7,13 +7,15 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use p2p_cache_protocol::{BlobId, Sha256Digest};
+use p2p_cache_protocol::{BlobId, Digest, Sha256Digest};
 
 use super::blob::BlobMeta;
 use super::error::StoreError;
 use super::index::BlobRecord;
-use super::inner::{StoreInner, TempFiles};
+use super::inner::StoreInner;
 use super::layout;
+use super::leftovers;
+use super::temp_files::TempFiles;
 
 /// The instants between the steps of a commit, for tests that look at the disk there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +72,7 @@ pub(super) fn place(store: &StoreInner, blob: &Finished<'_>) -> Result<BlobMeta,
     };
     store.record(blob.id, &record)?;
     store.step(CommitStep::Indexed);
+    leftovers::forget(store, [Digest::Sha256(blob.sha256), Digest::Blake3(blob.id)], blob.size);
     Ok(BlobMeta::new(blob.id, &record))
 }
 

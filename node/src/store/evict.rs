@@ -7,6 +7,7 @@ use p2p_cache_protocol::{BlobId, MAX_BLOB_BYTES, tree};
 
 use super::error::StoreError;
 use super::inner::{StoreInner, lock};
+use super::leftovers;
 
 /// Candidates gathered in one pass over the index: 64 bytes each.
 const CANDIDATES: usize = 4096;
@@ -22,14 +23,23 @@ pub(super) struct Evicted {
     pub(super) bytes: u64,
 }
 
-/// Evicts when the store is over its limit. `keep` is the blob whose commit caused the call.
+/// Evicts when blobs and leftovers are over the limit. `keep` is the blob whose commit caused the call.
 pub(super) fn evict_over_limit(store: &StoreInner, keep: Option<BlobId>) -> Result<Evicted, StoreError> {
     let Some(max) = store.config.max_bytes else { return Ok(Evicted::default()) };
-    if store.totals.bytes.load(Ordering::Relaxed) <= max {
+    if !is_over(store, max) {
         return Ok(Evicted::default());
     }
     let slack = if store.totals.blobs.load(Ordering::Relaxed) > MANY_BLOBS { max / SLACK_DIVISOR } else { 0 };
-    evict_to(store, max - slack, keep)
+    let evicted =
+        evict_to(store, max.saturating_sub(store.partials.idle_bytes()).saturating_sub(slack), keep)?;
+    // What is left is pinned, or was committed just now.
+    while is_over(store, max) && leftovers::make_room(store) {}
+    Ok(evicted)
+}
+
+/// True when blobs and leftovers together take more than `max` bytes.
+fn is_over(store: &StoreInner, max: u64) -> bool {
+    store.totals.bytes.load(Ordering::Relaxed).saturating_add(store.partials.idle_bytes()) > max
 }
 
 /// Evicts until at most `target_bytes` are held, or only pinned blobs are left.
@@ -100,23 +110,28 @@ pub(super) fn check_limit(store: &StoreInner, size: u64) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Refuses to write `more_bytes` when the disk has no room for them beside what unfinished blobs were promised. The
-/// index must never meet a full disk: sled refuses everything from then on.
+/// Refuses to write `more_bytes` when the disk has no room for them beside what unfinished blobs were promised, not
+/// even without leftovers. The index must never meet a full disk: sled refuses everything from then on.
 pub(super) fn check_free(store: &StoreInner, more_bytes: u64) -> Result<(), StoreError> {
     let path = store.layout.partials();
-    let free = fs4::available_space(&path)
-        .map_err(|e| StoreError::io("cannot ask for the free space of", &path, e))?;
-    let promised = store.partials.promised_bytes.load(Ordering::Relaxed);
-    let needed = more_bytes.saturating_add(promised).saturating_add(store.config.min_free_bytes);
-    if free < needed {
-        return Err(StoreError::NoSpace { path, needed_bytes: Some(needed) });
+    loop {
+        let free = fs4::available_space(&path)
+            .map_err(|e| StoreError::io("cannot ask for the free space of", &path, e))?;
+        let promised = store.partials.promised_bytes.load(Ordering::Relaxed);
+        let needed = more_bytes.saturating_add(promised).saturating_add(store.config.min_free_bytes);
+        if free >= needed {
+            return Ok(());
+        }
+        // What all leftovers together could not make possible costs none of them.
+        if free.saturating_add(store.partials.idle_bytes()) < needed || !leftovers::make_room(store) {
+            return Err(StoreError::NoSpace { path, needed_bytes: Some(needed) });
+        }
     }
-    Ok(())
 }
 
 /// The eviction that follows a commit. Its failure is no failure of the commit.
 pub(super) async fn after_commit(store: &std::sync::Arc<StoreInner>, committed: BlobId) {
-    if store.config.max_bytes.is_none_or(|max| store.totals.bytes.load(Ordering::Relaxed) <= max) {
+    if store.config.max_bytes.is_none_or(|max| !is_over(store, max)) {
         return;
     }
     let evicting = store.clone();

@@ -20,7 +20,7 @@ pub struct GcReport {
     pub removed_blobs: u64,
     /// Bytes of those, with their outboards.
     pub freed_bytes: u64,
-    /// Leftover files of unfinished writes.
+    /// Unfinished writes whose files were removed, leftovers that could have been taken up again among them.
     pub removed_partials: u64,
     /// Outboards, markers and damaged files that belonged to nothing.
     pub removed_orphans: u64,

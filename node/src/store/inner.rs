@@ -3,10 +3,9 @@
 //! A blob's files and its record change only under the lock of its shard (`blobs/<2 hex>`): renaming into place and
 //! inserting, unlinking and removing, and reconciling exclude each other there.
 
-use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use p2p_cache_protocol::BlobId;
@@ -18,6 +17,7 @@ use super::error::StoreError;
 use super::index::{BlobRecord, Index};
 use super::layout::{self, DirLock, Layout};
 use super::narinfos::Narinfos;
+use super::partials::Partials;
 
 /// Access times kept in memory before they are written in one go.
 const MAX_PENDING_TOUCHES: usize = 1024;
@@ -66,15 +66,6 @@ pub(super) struct Totals {
 struct Touches {
     pending: HashMap<BlobId, u64>,
     written: Instant,
-}
-
-/// The unfinished writes of this process, so that `gc` can tell their files from leftovers.
-#[derive(Debug, Default)]
-pub(super) struct Partials {
-    next: AtomicU64,
-    live: Mutex<HashSet<String>>,
-    /// Bytes that unfinished blobs of known length will still write.
-    pub(super) promised_bytes: AtomicU64,
 }
 
 /// Locks without regard to a panic elsewhere: what these mutexes guard is valid at every step.
@@ -210,118 +201,4 @@ impl Totals {
 pub(super) fn saturating_sub(total: &AtomicU64, amount: u64) {
     // The closure always answers Some, so this cannot fail.
     let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(amount)));
-}
-
-impl Partials {
-    /// A fresh name for a temporary file; it counts as live until [`Partials::forget`].
-    pub(super) fn reserve(&self, limit: usize) -> Result<String, StoreError> {
-        let mut live = lock(&self.live);
-        if live.len() >= limit {
-            return Err(StoreError::TooManyPartials { limit });
-        }
-        let name = format!("{:016x}", self.next.fetch_add(1, Ordering::Relaxed));
-        live.insert(name.clone());
-        Ok(name)
-    }
-
-    pub(super) fn forget(&self, name: &str) {
-        lock(&self.live).remove(name);
-    }
-
-    /// True for a file of `partial/` that belongs to an unfinished write.
-    pub(super) fn is_live(&self, file_name: &str) -> bool {
-        let stem = file_name.split_once('.').map_or(file_name, |(stem, _)| stem);
-        lock(&self.live).contains(stem)
-    }
-
-    pub(super) fn count(&self) -> usize {
-        lock(&self.live).len()
-    }
-}
-
-/// The paths of one temporary file pair; removed when dropped unless [`TempFiles::keep`] was called.
-#[derive(Debug)]
-pub(super) struct TempFiles {
-    store: Arc<StoreInner>,
-    name: String,
-    pub(super) data: PathBuf,
-    pub(super) outboard: PathBuf,
-    promised: AtomicU64,
-    kept: AtomicBool,
-}
-
-impl TempFiles {
-    pub(super) fn reserve(store: &Arc<StoreInner>) -> Result<TempFiles, StoreError> {
-        let name = store.partials.reserve(store.config.max_partials)?;
-        let dir = store.layout.partials();
-        Ok(TempFiles {
-            data: dir.join(format!("{name}.data")),
-            outboard: dir.join(format!("{name}{}", layout::OUTBOARD_SUFFIX)),
-            store: store.clone(),
-            name,
-            promised: AtomicU64::new(0),
-            kept: AtomicBool::new(false),
-        })
-    }
-
-    /// The files have been renamed into place.
-    pub(super) fn keep(&self) {
-        self.kept.store(true, Ordering::SeqCst);
-        self.release();
-    }
-
-    /// Sets room aside that will be written to these files.
-    pub(super) fn promise(&self, bytes: u64) {
-        self.promised.fetch_add(bytes, Ordering::Relaxed);
-        self.store.partials.promised_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Some of the promised bytes have been written.
-    pub(super) fn fulfil(&self, bytes: u64) {
-        saturating_sub(&self.promised, bytes);
-        saturating_sub(&self.store.partials.promised_bytes, bytes);
-    }
-
-    fn release(&self) {
-        self.store.partials.forget(&self.name);
-        saturating_sub(&self.store.partials.promised_bytes, self.promised.swap(0, Ordering::Relaxed));
-    }
-
-    /// True when nothing is left to remove: renamed into place, or removed already.
-    pub(super) fn is_kept(&self) -> bool {
-        self.kept.load(Ordering::SeqCst)
-    }
-
-    /// Removes the files now. Blocking.
-    pub(super) fn remove(&self) {
-        if self.kept.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        remove_pair(&self.data, &self.outboard);
-        self.release();
-    }
-}
-
-impl Drop for TempFiles {
-    fn drop(&mut self) {
-        if self.kept.load(Ordering::SeqCst) {
-            return;
-        }
-        self.release();
-        let (data, outboard) = (std::mem::take(&mut self.data), std::mem::take(&mut self.outboard));
-        // Unlinking gigabytes takes the file system a while, and the last handle may be dropped on an async worker.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || remove_pair(&data, &outboard))),
-            Err(_) => remove_pair(&data, &outboard),
-        }
-    }
-}
-
-fn remove_pair(data: &std::path::Path, outboard: &std::path::Path) {
-    for path in [data, outboard] {
-        if let Err(error) = layout::remove_file(path) {
-            // gc and the next start clear the directory again.
-            tracing::warn!(%error, "cannot remove a temporary file");
-        }
-    }
 }

@@ -7,7 +7,7 @@
 //! narinfo/<store hash>.narinfo
 //! published/<blake3>                       empty marker: the owner shared this blob by hand
 //! pinned/<blake3>                          empty marker: never evicted
-//! partial/                                 files of unfinished writes; emptied at start
+//! partial/                                 files of unfinished writes, see `leftovers.rs`
 //! index/                                   sled; can be rebuilt from all of the above
 //! ```
 

@@ -1,8 +1,9 @@
 //! The blob store: files on disk, an index that can be rebuilt from them, and blobs that are still on their way.
 //!
 //! A blob is *committed* when its data and outboard are on disk under their final names and the index has been
-//! flushed. A crash at any instant leaves either a whole blob or no trace of it; unfinished writes are cleared at
-//! the next start. `layout.rs` shows the directory, `commit.rs` the order of a commit.
+//! flushed. A crash at any instant leaves either a whole blob or no trace of it among the committed ones. What had
+//! arrived of a blob that was being fetched is a *leftover*, which the next fetch of the same blob takes up; other
+//! unfinished writes are cleared at the next start. `layout.rs` shows the directory, `commit.rs` the order of a commit.
 //!
 //! All disk work runs on blocking threads, a bounded number at a time; the few methods that say "Blocking" are for
 //! callers that are on such a thread already.
@@ -17,12 +18,15 @@ mod gc;
 mod index;
 mod inner;
 mod layout;
+mod leftovers;
 mod narinfos;
 mod open;
 mod outboard;
 mod partial;
+mod partials;
 mod put;
 mod reconcile;
+mod temp_files;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -37,8 +41,9 @@ use p2p_cache_protocol::{BlobId, Digest, NarInfo, Sha256Digest, StoreHash};
 
 pub use self::blob::{BlobMeta, StoredBlob};
 pub use self::config::{
-    DEFAULT_INDEX_CACHE_BYTES, DEFAULT_MAX_NARINFOS, DEFAULT_MAX_PARTIALS, DEFAULT_MIN_FREE_BYTES,
-    DEFAULT_NARINFO_CACHE_BYTES, DEFAULT_SHORT_PERMITS, StoreConfig,
+    DEFAULT_INDEX_CACHE_BYTES, DEFAULT_MAX_LEFTOVER_AGE, DEFAULT_MAX_LEFTOVER_BYTES, DEFAULT_MAX_LEFTOVERS,
+    DEFAULT_MAX_NARINFOS, DEFAULT_MAX_PARTIALS, DEFAULT_MIN_FREE_BYTES, DEFAULT_NARINFO_CACHE_BYTES,
+    DEFAULT_SHORT_PERMITS, StoreConfig,
 };
 pub use self::error::{StoreError, WriteError};
 pub use self::gc::{GcOptions, GcReport};
@@ -47,6 +52,7 @@ pub use self::verify::{BadBlob, VerifyProgress, VerifyReport};
 
 use self::blob::Mark;
 use self::inner::StoreInner;
+use self::partial::Begun;
 
 /// A handle to the store of one state directory. Cheap to clone; the directory is locked until the last handle,
 /// [`PartialBlob`] and running operation are gone.
@@ -68,6 +74,10 @@ pub struct Usage {
     pub narinfos: u64,
     /// Blobs being written.
     pub partials: u64,
+    /// Unfinished blobs that nobody writes now, kept to be taken up again.
+    pub leftovers: u64,
+    /// Bytes on disk of those. They count towards the size limit.
+    pub leftover_bytes: u64,
     /// The size limit, if there is one.
     pub max_bytes: Option<u64>,
 }
@@ -109,12 +119,18 @@ impl BlobStore {
         self.short("opening a blob", move |store| blob::open(store, id)).await
     }
 
-    /// Begins a blob of known length.
+    /// Begins a blob of known length, with what an earlier fetch of it left; [`PartialBlob::groups`] tells. That is
+    /// hashed before it counts, which may take up to five seconds.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] and [`StoreError::NoSpace`] for what cannot fit, [`StoreError::TooManyPartials`].
     pub async fn create_partial(&self, expected: Digest, size: u64) -> Result<PartialBlob, StoreError> {
-        self.short("creating a blob", move |store| PartialBlob::create(store, expected, size)).await
+        match self.short("creating a blob", move |store| PartialBlob::begin(store, expected, size)).await? {
+            Begun::Fresh(partial) => Ok(partial),
+            Begun::Leftover(leftover) => {
+                self.inner.blocking.long("taking up a blob again", move || leftover.take_up()).await
+            }
+        }
     }
 
     /// Stores a body of unknown length under the digest that the caller expects. Memory: about 1 MiB.
@@ -166,6 +182,8 @@ impl BlobStore {
             pinned_bytes: totals.pinned_bytes.load(Ordering::Relaxed),
             narinfos: self.inner.narinfos.count.load(Ordering::Relaxed),
             partials: self.inner.partials.count() as u64,
+            leftovers: self.inner.partials.idle_count() as u64,
+            leftover_bytes: self.inner.partials.idle_bytes(),
             max_bytes: self.inner.config.max_bytes,
         }
     }
@@ -233,9 +251,14 @@ impl BlobStore {
         verify::verify(&self.inner, progress).await
     }
 
-    /// Writes pending access times and flushes the index. To be called before the process ends.
+    /// Writes pending access times and flushes the index, and waits for the files of fetches that have just ended. To
+    /// be called before the process ends.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        self.short("flush", |store| store.flush_touches()).await?;
+        self.short("flush", |store| {
+            store.partials.wait_until_settled();
+            store.flush_touches()
+        })
+        .await?;
         self.inner.index.flush().await
     }
 

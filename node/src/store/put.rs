@@ -14,8 +14,9 @@ use super::blob::BlobMeta;
 use super::commit::{self, Finished};
 use super::error::StoreError;
 use super::evict;
-use super::inner::{StoreInner, TempFiles};
+use super::inner::StoreInner;
 use super::outboard;
+use super::temp_files::TempFiles;
 use crate::sha256::Sha256;
 
 /// Bytes gathered from the body before they are hashed and written in one turn on a blocking thread.

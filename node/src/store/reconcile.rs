@@ -11,6 +11,7 @@ use super::error::StoreError;
 use super::index::BlobRecord;
 use super::inner::StoreInner;
 use super::layout::{self, BlobFile, OUTBOARD_SUFFIX};
+use super::leftovers;
 use super::narinfos;
 use super::outboard;
 
@@ -34,7 +35,7 @@ pub(super) struct Reconciled {
     pub(super) orphans: u64,
     /// Outboards made anew from the data.
     pub(super) repaired: u64,
-    /// Leftovers of unfinished writes, removed.
+    /// Unfinished writes whose files were removed.
     pub(super) partials: u64,
 }
 
@@ -55,7 +56,11 @@ struct Marks {
 
 /// Runs over the whole store. Memory: one shard at a time, and the marks.
 pub(super) fn reconcile(store: &StoreInner, when: When) -> Result<Reconciled, StoreError> {
-    let mut done = Reconciled { partials: clear_partials(store)?, ..Reconciled::default() };
+    let partials = match when {
+        When::Start => leftovers::adopt(store)?,
+        When::Running => leftovers::clear(store) + clear_strays(store)?,
+    };
+    let mut done = Reconciled { partials, ..Reconciled::default() };
     let marks = Marks {
         published: read_markers(&store.layout.published())?,
         pinned: read_markers(&store.layout.pinned())?,
@@ -71,13 +76,13 @@ pub(super) fn reconcile(store: &StoreInner, when: When) -> Result<Reconciled, St
     Ok(done)
 }
 
-/// Removes what unfinished writes of earlier runs (or a failed removal) left in `partial/`.
-fn clear_partials(store: &StoreInner) -> Result<u64, StoreError> {
+/// Removes what nobody is responsible for in `partial/`, such as the files of a failed removal.
+fn clear_strays(store: &StoreInner) -> Result<u64, StoreError> {
     let dir = store.layout.partials();
     let mut removed = 0;
     for name in layout::file_names(&dir)? {
         let name = name?;
-        if !store.partials.is_live(&name) && layout::remove_file(&dir.join(&name))? {
+        if !store.partials.is_known(&name) && layout::remove_file(&dir.join(&name))? {
             removed += 1;
         }
     }

@@ -1,19 +1,27 @@
 //! A blob while it is being fetched: sparse files that are filled from any end and read at the same time.
 
+mod ending;
 mod hasher;
+mod opening;
 mod progress;
+#[cfg(test)]
+mod resume_tests;
+mod reverify;
+mod sidecar;
 #[cfg(test)]
 mod tests;
 mod write;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use p2p_cache_protocol::{BlobId, Digest, GroupRange, GroupSet, Sha256Digest, tree};
 use tokio::sync::watch;
+
+use self::ending::Saver;
 
 use self::hasher::{MIN_SLICE_BYTES, PrefixHasher, SLICE_BYTES};
 use self::progress::Progress;
@@ -22,11 +30,18 @@ use super::blob::BlobMeta;
 use super::commit::{self, Finished};
 use super::error::{StoreError, WriteError};
 use super::evict;
-use super::inner::{StoreInner, TempFiles, lock};
+use super::inner::{StoreInner, lock};
 use super::outboard;
+use super::temp_files::TempFiles;
 
-/// A blob that is being fetched. Clones share it; two file descriptors and one bit a group in memory. When the last
-/// clone goes without a commit, its files are removed.
+pub(super) use self::opening::Begun;
+pub(super) use self::sidecar::Sidecar;
+
+/// A blob that is being fetched. Clones share it; two file descriptors and one bit a group in memory.
+///
+/// [`PartialBlob::suspend`], and a kill of the process, leave what has arrived for the next
+/// [`BlobStore::create_partial`](super::BlobStore::create_partial) of the same blob. [`PartialBlob::abort`] removes it.
+/// When the last clone goes without either and without a commit, it is removed too, unless an earlier fetch had left it.
 #[derive(Debug, Clone)]
 pub struct PartialBlob {
     inner: Arc<Inner>,
@@ -35,7 +50,7 @@ pub struct PartialBlob {
 #[derive(Debug)]
 struct Inner {
     store: Arc<StoreInner>,
-    temp: TempFiles,
+    temp: Arc<TempFiles>,
     data: Arc<File>,
     outboard: File,
     expected: Digest,
@@ -44,46 +59,19 @@ struct Inner {
     write: Mutex<SequentialFill>,
     progress: Progress,
     hasher: PrefixHasher,
+    saver: Mutex<Saver>,
+    /// True when an earlier fetch left some of it.
+    taken_up: bool,
+    /// True when some of that was never checked against a hash tree.
+    kept_unproven: bool,
+    /// True when the whole turned out to be something else.
+    spoiled: AtomicBool,
     /// The outcome of the files' move, which goes on when the caller of `commit` stops waiting.
     sealed: Mutex<Option<BlobMeta>>,
     committed: tokio::sync::Mutex<Option<BlobMeta>>,
 }
 
 impl PartialBlob {
-    /// Makes the sparse files. Blocking.
-    pub(super) fn create(
-        store: &Arc<StoreInner>,
-        expected: Digest,
-        size: u64,
-    ) -> Result<PartialBlob, StoreError> {
-        evict::check_limit(store, size)?;
-        let temp = TempFiles::reserve(store)?;
-        temp.promise(size.saturating_add(tree::outboard_bytes(size)));
-        evict::check_free(store, 0)?;
-        let data = create_sparse(&temp.data, size)?;
-        let outboard = create_sparse(&temp.outboard, tree::outboard_bytes(size))?;
-        let blob = match expected {
-            Digest::Blake3(id) => Some(id),
-            Digest::Sha256(_) => None,
-        };
-        Ok(PartialBlob {
-            inner: Arc::new(Inner {
-                store: store.clone(),
-                temp,
-                data: Arc::new(data),
-                outboard,
-                expected,
-                size,
-                blob: Mutex::new(blob),
-                write: Mutex::default(),
-                progress: Progress::new(size),
-                hasher: PrefixHasher::default(),
-                sealed: Mutex::new(None),
-                committed: tokio::sync::Mutex::new(None),
-            }),
-        })
-    }
-
     /// Length of the whole blob in bytes.
     pub fn size(&self) -> u64 {
         self.inner.size
@@ -147,6 +135,12 @@ impl PartialBlob {
     /// An empty set of groups, of this blob's length.
     pub fn no_groups(&self) -> GroupSet {
         GroupSet::new(self.inner.progress.group_count())
+    }
+
+    /// True when an earlier fetch left bytes that only the hash of the whole can check: when that is wrong, nobody who
+    /// took part in this one need be at fault.
+    pub fn has_kept_unproven(&self) -> bool {
+        self.inner.kept_unproven
     }
 
     /// True when every group is present.
@@ -229,19 +223,6 @@ impl PartialBlob {
         Ok(true)
     }
 
-    /// Gives the fetch up: writers and readers get an error that says `reason`, waiting ones at once, and the files
-    /// are removed. Does nothing to a blob that has been committed.
-    pub fn abort(&self, reason: impl Into<Arc<str>>) {
-        if self.inner.temp.is_kept() || !self.inner.progress.fail(reason.into()) {
-            return;
-        }
-        let inner = self.inner.clone();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || inner.temp.remove())),
-            Err(_) => inner.temp.remove(),
-        }
-    }
-
     /// Why the fetch was given up, if it was.
     pub fn failure(&self) -> Option<Arc<str>> {
         self.inner.progress.failure()
@@ -301,8 +282,7 @@ impl PartialBlob {
     pub async fn commit(&self, sha256: Sha256Digest, publish: bool) -> Result<BlobMeta, StoreError> {
         let mut committed = self.inner.committed.lock().await;
         if let Some(meta) = *committed {
-            require(Digest::Sha256(sha256), Digest::Sha256(meta.sha256))?;
-            return Ok(meta);
+            return require(Digest::Sha256(sha256), Digest::Sha256(meta.sha256)).map(|()| meta);
         }
         self.check_alive()?;
         if !self.is_complete() {
@@ -310,9 +290,9 @@ impl PartialBlob {
             return Err(StoreError::Incomplete { present_bytes, size_bytes });
         }
         let actual = self.verify_whole().await?;
-        require(Digest::Sha256(sha256), Digest::Sha256(actual))?;
+        self.require(Digest::Sha256(sha256), Digest::Sha256(actual))?;
         if let expected @ Digest::Sha256(_) = self.inner.expected {
-            require(expected, Digest::Sha256(actual))?;
+            self.require(expected, Digest::Sha256(actual))?;
         }
         let store = &self.inner.store;
         let partial = self.clone();
@@ -331,6 +311,10 @@ impl PartialBlob {
         if let Some(meta) = *sealed {
             return Ok(meta);
         }
+        if inner.temp.is_ended() {
+            let reason = self.failure().unwrap_or_else(|| "the files were given up".into());
+            return Err(StoreError::Aborted { reason });
+        }
         let id = match self.blob_id() {
             // Every group came with its path, so every node of the tree has been written and checked.
             Some(blob) if inner.size > 0 && inner.progress.all_verified() => blob,
@@ -338,8 +322,10 @@ impl PartialBlob {
                 .map_err(|e| StoreError::io("cannot build the hash tree of", &inner.temp.data, e))?,
         };
         if let expected @ Digest::Blake3(_) = inner.expected {
-            require(expected, Digest::Blake3(id))?;
+            self.require(expected, Digest::Blake3(id))?;
         }
+        // Nobody may note progress beside files that are being moved.
+        let _saver = lock(&inner.saver);
         let finished = Finished {
             files: &inner.temp,
             data: &inner.data,
@@ -353,15 +339,17 @@ impl PartialBlob {
         *sealed = Some(meta);
         Ok(meta)
     }
+
+    /// Compares, and remembers a difference: such bytes are not left for another fetch.
+    fn require(&self, expected: Digest, actual: Digest) -> Result<(), StoreError> {
+        let result = require(expected, actual);
+        if result.is_err() {
+            self.inner.spoiled.store(true, Ordering::SeqCst);
+        }
+        result
+    }
 }
 
 fn require(expected: Digest, actual: Digest) -> Result<(), StoreError> {
     if expected == actual { Ok(()) } else { Err(StoreError::Mismatch { expected, actual }) }
-}
-
-fn create_sparse(path: &Path, length: u64) -> Result<File, StoreError> {
-    let failed = |e| StoreError::io("cannot create", path, e);
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(failed)?;
-    file.set_len(length).map_err(failed)?;
-    Ok(file)
 }

@@ -54,6 +54,17 @@ impl Progress {
         }
     }
 
+    /// Marks the groups of a leftover that may be used.
+    pub(super) fn insert_set(&self, groups: &GroupSet, verified: bool) {
+        let mut state = lock(&self.state);
+        for run in groups.present() {
+            state.present.insert(run);
+            if verified {
+                state.verified.insert(run);
+            }
+        }
+    }
+
     /// Wakes readers after a batch of [`Progress::insert`].
     pub(super) fn notify(&self) {
         // The lock keeps the prefix from going backwards when two writers notify at once.
@@ -117,6 +128,18 @@ impl Progress {
 
     pub(super) fn verified(&self) -> Vec<GroupRange> {
         lock(&self.state).verified.present().collect()
+    }
+
+    /// The groups that came verified, and those that did not.
+    pub(super) fn by_proof(&self) -> (GroupSet, GroupSet) {
+        let state = lock(&self.state);
+        let mut unproven = GroupSet::new(self.groups);
+        for run in state.present.present() {
+            for gap in state.verified.missing_within(run) {
+                unproven.insert(gap);
+            }
+        }
+        (state.verified.clone(), unproven)
     }
 
     pub(super) fn missing(&self) -> Vec<GroupRange> {

@@ -22,9 +22,20 @@ const MAX_OPEN_GROUPS: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct SequentialFill {
     filled_to: BTreeMap<u64, u64>,
+    /// Set when the files were left for another fetch, which may be writing to them already.
+    closed: bool,
 }
 
 impl SequentialFill {
+    /// No byte is written from now on.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        if self.closed { Err(io::Error::other("the fetch was left for another time")) } else { Ok(()) }
+    }
+
     /// Notes bytes `start..end` of a group; true when the group is whole now.
     fn note(&mut self, group: u64, start: u64, end: u64, whole: &std::ops::Range<u64>) -> bool {
         let filled = self.filled_to.get(&group).copied().unwrap_or(whole.start);
@@ -62,6 +73,8 @@ impl PartialBlob {
         let result = tree::decode_range(blob, inner.size, range, encoded, &mut sink);
         let failed = sink.failed;
         inner.progress.notify();
+        self.note_progress();
+        self.check_writable()?;
         result.map_err(|error| match error {
             tree::DecodeError::Corrupt { group } => WriteError::Corrupt { blob, group },
             tree::DecodeError::Truncated { got, expected, .. }
@@ -99,12 +112,15 @@ impl PartialBlob {
             rest = later;
         }
         inner.progress.notify();
+        self.note_progress();
+        self.check_writable()?;
         result.map_err(|e| WriteError::io(&inner.temp.data, e))
     }
 
     fn write_part_of_group(&self, group: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
         let inner = &*self.inner;
         let mut fill = lock(&inner.write);
+        fill.check_open()?;
         if inner.progress.has_group(group) {
             fill.filled_to.remove(&group);
             return Ok(());
@@ -124,6 +140,7 @@ impl PartialBlob {
         let inner = &*self.inner;
         let group = offset / GROUP_BYTES;
         let mut fill = lock(&inner.write);
+        fill.check_open()?;
         if !inner.progress.has_group(group) {
             inner.data.write_all_at(bytes, offset)?;
             fill.filled_to.remove(&group);
@@ -170,6 +187,9 @@ impl tree::RangeSink for Sink<'_> {
 
     fn parent(&mut self, outboard_offset: u64, pair: &[u8; 64]) -> io::Result<()> {
         self.failed = &self.partial.inner.temp.outboard;
-        self.partial.inner.outboard.write_all_at(pair, outboard_offset)
+        let inner = &*self.partial.inner;
+        let fill = lock(&inner.write);
+        fill.check_open()?;
+        inner.outboard.write_all_at(pair, outboard_offset)
     }
 }
