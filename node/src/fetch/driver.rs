@@ -203,8 +203,8 @@ impl<'a> Driver<'a> {
         if self.may_ask_origin() {
             let kind = SourceKind::Origin {
                 ranged: self.origin_has_ranges(),
-                expected_bytes_per_second: None,
-                expected_first_byte: None,
+                expected_bytes_per_second: self.shared.origin_speed.bytes_per_second(),
+                expected_first_byte: self.shared.origin_speed.first_byte(),
                 relay: false,
             };
             complete |= self.feed(Event::SourceAdded { source: ORIGIN, kind }).await?;

@@ -15,6 +15,7 @@ mod lookup;
 mod origin_pump;
 mod relay;
 pub mod scheduler;
+mod speed;
 mod suspicions;
 mod transfer;
 mod watch;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 pub use self::error::FetchError;
 use self::interests::Interests;
 pub use self::links::{Leader, Offer, Peers};
+use self::speed::OriginSpeed;
 use self::suspicions::Suspicions;
 pub use self::transfer::{HELD_BACK_BYTES, Transfer};
 use crate::metrics::Metrics;
@@ -73,6 +75,7 @@ struct Shared {
     transfers: Mutex<HashMap<Digest, Arc<Transfer>>>,
     suspicions: Suspicions,
     interests: Interests,
+    origin_speed: OriginSpeed,
     places: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -97,6 +100,7 @@ impl FetchEngine {
                 transfers: Mutex::default(),
                 suspicions: Suspicions::default(),
                 interests: Interests::default(),
+                origin_speed: OriginSpeed::default(),
                 places: Arc::new(Semaphore::new(MAX_TRANSFERS)),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),

@@ -2,6 +2,7 @@
 //! origin to the next.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use p2p_cache_protocol::{GROUP_BYTES, GroupRange, NarInfo};
@@ -125,16 +126,19 @@ impl OriginPump {
         if from >= self.transfer.size() {
             return Ok(());
         }
+        let asked = Instant::now();
         let opened = self.shared.origins.open_nar_from(narinfo, origin, from).await;
         let mut nar = opened.map_err(|error| Broken::Origin { error, began: false })?;
         self.report(Report::OriginUsed(origin)).await;
         let mut offset = nar.starts_at();
+        let (began_at, first_byte) = (offset, asked.elapsed());
         while let Some(chunk) = next_chunk(&mut nar).await? {
             let end = offset + chunk.len() as u64;
             self.write(offset, chunk).await.map_err(Broken::Disk)?;
             self.report(Report::Event(self.arrived(offset, end))).await;
             offset = end;
         }
+        self.shared.origin_speed.record(offset - began_at, first_byte, asked.elapsed() - first_byte);
         Ok(())
     }
 
