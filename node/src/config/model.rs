@@ -35,6 +35,10 @@ pub struct Config {
     pub max_store_size: Option<u64>,
     /// Limit of all uploads to peers together, in bytes per second; `None` is unlimited.
     pub upload_rate: Option<u64>,
+    /// The same for peers of the local network, within the limit of all.
+    pub upload_rate_lan: Option<u64>,
+    /// The same for public peers, within the limit of all.
+    pub upload_rate_public: Option<u64>,
     /// Directory that has `nix/store` and `nix/var/nix/db` below it; absolute.
     pub nix_store: PathBuf,
     /// Time for a connection to an origin.
@@ -76,6 +80,8 @@ impl Config {
             dht: true,
             max_store_size: None,
             upload_rate: None,
+            upload_rate_lan: None,
+            upload_rate_public: None,
             nix_store: PathBuf::new(),
             origin_connect_timeout: Duration::ZERO,
             origin_first_byte_timeout: Duration::ZERO,

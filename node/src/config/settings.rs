@@ -115,6 +115,7 @@ fn push<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), String> {
 }
 
 const DURATION_REMEDY: &str = "write a duration with a unit, for example 500ms or 10s";
+const RATE_REMEDY: &str = "write a rate with a unit, for example 50Mbit/s or 10MB/s, or `unlimited`";
 const COUNT_REMEDY: &str = "write a whole number above zero";
 
 /// Every setting, in the order in which it is printed.
@@ -262,7 +263,7 @@ pub static SETTINGS: &[Setting] = &[
         key: "upload-rate",
         flag: true,
         value_name: "RATE",
-        help: "Limit of all uploads to other nodes together",
+        help: "Limit of all uploads to other nodes together; the nodes that are served have equal shares",
         remedy: "write a rate with a unit, for example 50Mbit/s or 10MB/s, or `unlimited`; \
                  to upload nothing set share to none",
         example: "50Mbit/s",
@@ -270,6 +271,31 @@ pub static SETTINGS: &[Setting] = &[
         default: DefaultValue::Text(&["unlimited"]),
         takes_integer: false,
         assign: Assign::One(|c, text| set(&mut c.upload_rate, units::parse_rate(text))),
+    },
+    Setting {
+        key: "upload-rate-lan",
+        flag: true,
+        value_name: "RATE",
+        help: "Limit of uploads to nodes of the local network, within upload-rate",
+        remedy: RATE_REMEDY,
+        example: "500Mbit/s",
+        bad_example: "100",
+        default: DefaultValue::Text(&["unlimited"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.upload_rate_lan, units::parse_rate(text))),
+    },
+    Setting {
+        key: "upload-rate-public",
+        flag: true,
+        value_name: "RATE",
+        help: "Limit of uploads to nodes of the wide area, within upload-rate; \
+               half of it while a client of this node waits for a blob",
+        remedy: RATE_REMEDY,
+        example: "20Mbit/s",
+        bad_example: "0B/s",
+        default: DefaultValue::Text(&["unlimited"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.upload_rate_public, units::parse_rate(text))),
     },
     Setting {
         key: "nix-store",

@@ -68,7 +68,7 @@ fn without_anything_the_defaults_of_the_contract_hold() {
     assert_eq!(config.trusted_public_keys.len(), 1);
     assert_eq!(config.share, crate::peers::Share::Lan);
     assert!(config.mdns && config.dht);
-    assert_eq!(config.upload_rate, None);
+    assert_eq!((config.upload_rate, config.upload_rate_lan, config.upload_rate_public), (None, None, None));
     assert_eq!(config.nix_store, Path::new("/"));
     assert!(config.peers.is_empty() && config.allowed_peers.is_none());
     assert_eq!(config.state_dir, Path::new("/home/somebody/.local/state/p2p-cache"));
@@ -112,6 +112,8 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("no-dht", |c| !c.dht),
     ("max-store-size", |c| c.max_store_size == Some(200 << 20)),
     ("upload-rate", |c| c.upload_rate == Some(6_250_000)),
+    ("upload-rate-lan", |c| c.upload_rate_lan == Some(62_500_000)),
+    ("upload-rate-public", |c| c.upload_rate_public == Some(2_500_000)),
     ("nix-store", |c| c.nix_store == Path::new("/mnt")),
     ("origin-connect-timeout", |c| c.origin_connect_timeout == Duration::from_secs(1)),
     ("origin-first-byte-timeout", |c| c.origin_first_byte_timeout == Duration::from_secs(6)),

@@ -26,7 +26,9 @@ use crate::config::Config;
 use crate::fetch::{FetchEngine, Peers};
 use crate::metrics::{Metrics, Sink, Source};
 use crate::origin::{OriginConfig, Origins};
-use crate::peers::{Bans, PeerClient, SharingPolicy, UploadLimits, UploadParts, UploadServer, claim_signer};
+use crate::peers::{
+    Bans, OwnTraffic, PeerClient, SharingPolicy, UploadLimits, UploadParts, UploadServer, claim_signer,
+};
 use crate::store::{BlobStore, StoreConfig};
 
 /// Answers to HTTP clients that are short enough finish within this; longer ones are cut at a verified boundary.
@@ -120,6 +122,7 @@ impl Daemon {
             site: Arc::new(artifacts.clone()),
             policy: SharingPolicy { share: config.share, trusted_keys: keys },
             limits: upload_limits(config),
+            own_traffic: own_traffic(&engine),
             signer: claim_signer(&identity),
             bans,
             served_bytes: metrics.served(Sink::peer),
@@ -187,10 +190,18 @@ impl Daemon {
 fn upload_limits(config: &Config) -> UploadLimits {
     UploadLimits {
         upload_rate_bytes_per_second: config.upload_rate,
+        lan_rate_bytes_per_second: config.upload_rate_lan,
+        public_rate_bytes_per_second: config.upload_rate_public,
         slots: NonZeroUsize::new(config.upload_slots as usize).unwrap_or(NonZeroUsize::MIN),
         requests_per_second_per_peer: at_least_one(config.requests_per_second_per_peer),
         failed_lookups_per_minute_per_peer: at_least_one(config.failed_lookups_per_minute_per_peer),
     }
+}
+
+/// Whether a client on this machine waits for a blob that is being fetched.
+fn own_traffic(engine: &FetchEngine) -> OwnTraffic {
+    let engine = engine.clone();
+    Arc::new(move || engine.transfers().iter().any(|transfer| transfer.clients() > 0))
 }
 
 /// TCP before QUIC, then what reaches farther than this machine and this link, then IPv4.

@@ -77,6 +77,7 @@ pub struct Transfer {
 struct Readers {
     next: u32,
     offsets: BTreeMap<ReaderId, u64>,
+    clients: usize,
 }
 
 impl Transfer {
@@ -110,7 +111,12 @@ impl Transfer {
         self.partial.prefix_bytes()
     }
 
-    /// Clients that read it now.
+    /// Clients of this machine that read it now; peers that follow it are none.
+    pub fn clients(&self) -> usize {
+        self.lock_readers().clients
+    }
+
+    /// Whoever reads it now.
     pub fn readers(&self) -> usize {
         self.lock_readers().offsets.len()
     }
@@ -253,6 +259,7 @@ impl Reader {
             let id = ReaderId(readers.next);
             readers.next = readers.next.wrapping_add(1);
             readers.offsets.insert(id, offset);
+            readers.clients += usize::from(whom == For::Client);
             id
         };
         transfer.readers_changed.notify_one();
@@ -297,7 +304,11 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.transfer.lock_readers().offsets.remove(&self.id);
+        {
+            let mut readers = self.transfer.lock_readers();
+            readers.offsets.remove(&self.id);
+            readers.clients -= usize::from(self.whom == For::Client);
+        }
         self.transfer.readers_changed.notify_one();
     }
 }

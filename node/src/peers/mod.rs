@@ -7,6 +7,7 @@
 mod bans;
 mod client;
 mod error;
+mod fair_queue;
 mod frames;
 pub mod limits;
 mod pace;
@@ -16,6 +17,7 @@ mod tasks;
 #[cfg(test)]
 mod testing;
 mod transport;
+mod uplink;
 
 pub use bans::{BanReason, Bans, Gatekeeper};
 pub use client::{Arriving, Offer, PeerClient, RangeAnswer, RangeTiming, Watched};
@@ -26,3 +28,4 @@ pub use server::{
     UploadServer, claim_signer,
 };
 pub use transport::{BoxStream, Dialer, Incoming, Stream, Visitor};
+pub use uplink::{OwnTraffic, UploadRates};

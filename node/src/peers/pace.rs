@@ -48,16 +48,25 @@ impl Rate {
 pub(super) struct BytePacer {
     limiter: Option<Limiter>,
     chunk_bytes: usize,
+    /// Bytes taken from the limiter, which counts in whole units, and not used.
+    credit: Mutex<u64>,
 }
 
 impl BytePacer {
     /// `None` means no limit. Rates below [`PACING_UNIT_BYTES`] a second are raised to it.
     pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
+        Self::with_chunk(bytes_per_second, 0)
+    }
+
+    /// The same, where chunks of at least `chunk_bytes` can be asked for.
+    pub(super) fn with_chunk(bytes_per_second: Option<u64>, chunk_bytes: usize) -> Self {
         let Some(rate) = bytes_per_second else {
-            return Self { limiter: None, chunk_bytes: MAX_CHUNK_BYTES };
+            return Self { limiter: None, chunk_bytes: MAX_CHUNK_BYTES, credit: Mutex::new(0) };
         };
         let portion = u64::try_from(u128::from(rate) * PACING_PORTION.as_millis() / 1000).unwrap_or(u64::MAX);
-        let chunk_units = (portion / PACING_UNIT_BYTES).clamp(1, MAX_CHUNK_BYTES as u64 / PACING_UNIT_BYTES);
+        let least = (chunk_bytes as u64).div_ceil(PACING_UNIT_BYTES).max(1);
+        let most = (MAX_CHUNK_BYTES as u64 / PACING_UNIT_BYTES).max(least);
+        let chunk_units = (portion / PACING_UNIT_BYTES).clamp(least, most);
         let units_per_second = clamp_u32(rate / PACING_UNIT_BYTES);
         // Room for a few chunks at once: several bodies share the limiter and timers have 1 ms resolution.
         let burst = clamp_u32((portion / PACING_UNIT_BYTES).max(chunk_units) * 2);
@@ -65,6 +74,7 @@ impl BytePacer {
         Self {
             limiter: Some(Limiter::direct_with_clock(quota, TokioClock)),
             chunk_bytes: usize::try_from(chunk_units * PACING_UNIT_BYTES).unwrap_or(MAX_CHUNK_BYTES),
+            credit: Mutex::new(0),
         }
     }
 
@@ -73,13 +83,35 @@ impl BytePacer {
         self.chunk_bytes
     }
 
+    /// Takes `bytes` (at most [`BytePacer::chunk_bytes`]) if they may be sent now, or says how long that takes.
+    pub(super) fn try_take(&self, bytes: u64) -> Result<(), Duration> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = bytes.saturating_sub(*credit);
+        if missing > 0 {
+            let units = clamp_u32(missing.div_ceil(PACING_UNIT_BYTES));
+            // `Err` of the outer result: more than the burst, which a chunk never is.
+            if let Ok(Err(not_until)) = limiter.check_n(units) {
+                return Err(not_until.wait_time_from(TokioClock.now()));
+            }
+            *credit += u64::from(units.get()) * PACING_UNIT_BYTES;
+        }
+        *credit = credit.saturating_sub(bytes);
+        Ok(())
+    }
+
+    /// Returns what was taken and not sent.
+    pub(super) fn give_back(&self, bytes: u64) {
+        if self.limiter.is_some() {
+            *self.credit.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
+        }
+    }
+
     /// Waits until `bytes` (at most [`BytePacer::chunk_bytes`]) may be sent.
+    #[cfg(test)]
     pub(super) async fn until_ready(&self, bytes: usize) {
-        let Some(limiter) = &self.limiter else { return };
-        let units = clamp_u32((bytes as u64).div_ceil(PACING_UNIT_BYTES));
-        // `Err` of the outer result: more than the burst, which a chunk never is.
-        while let Ok(Err(not_until)) = limiter.check_n(units) {
-            tokio::time::sleep(not_until.wait_time_from(TokioClock.now())).await;
+        while let Err(wait) = self.try_take(bytes as u64) {
+            tokio::time::sleep(wait).await;
         }
     }
 }

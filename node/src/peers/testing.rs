@@ -233,6 +233,7 @@ impl Served {
             site: Arc::new(super::server::Alone),
             policy: SharingPolicy { share, trusted_keys },
             limits,
+            own_traffic: Arc::new(|| false),
             signer: signer(1),
             bans: bans.clone(),
             served_bytes: served_bytes.clone(),

@@ -45,6 +45,7 @@ pub(super) enum Reply {
 /// The right to keep one body in memory, until its last byte is written.
 pub(super) struct BodyPermits {
     _of_peer: OwnedSemaphorePermit,
+    _of_scope: Option<OwnedSemaphorePermit>,
     _of_node: OwnedSemaphorePermit,
 }
 
@@ -184,8 +185,12 @@ impl Desk {
     async fn body_permits(&self) -> Option<BodyPermits> {
         let acquire = |slots: &Arc<Semaphore>| Arc::clone(slots).acquire_owned();
         let of_peer = acquire(&self.meter.bodies).await.ok()?;
+        let of_scope = match self.shared.scope_slots.of(self.visitor.scope) {
+            Some(slots) => Some(timeout(SLOT_WAIT, acquire(slots)).await.ok()?.ok()?),
+            None => None,
+        };
         let of_node = timeout(SLOT_WAIT, acquire(&self.shared.slots)).await.ok()?.ok()?;
-        Some(BodyPermits { _of_peer: of_peer, _of_node: of_node })
+        Some(BodyPermits { _of_peer: of_peer, _of_scope: of_scope, _of_node: of_node })
     }
 
     /// The frame of the head, and the bao response for `range` behind it. `None` when it cannot be read.

@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
-use p2p_cache_discovery::PeerId;
+use p2p_cache_discovery::{PeerId, Scope};
 use p2p_cache_protocol::digest::BlobId;
 use tokio::sync::Semaphore;
 
@@ -14,12 +14,19 @@ use super::super::limits::{
     MAX_STREAMS_PER_PEER, MIN_BYTES_PER_SECOND_PER_SLOT,
 };
 use super::super::pace::{MissMeter, Rate};
+use super::super::uplink::UploadRates;
 
 /// How much is given to peers. Every setting has a default that suits a workstation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadLimits {
-    /// Bytes of bodies per second to all peers together; `None` for no limit.
+    /// Bytes of bodies per second to all peers together; `None` for no limit. Peers that are being served have equal
+    /// shares of it, however many streams they open.
     pub upload_rate_bytes_per_second: Option<u64>,
+    /// The same for the peers of the LAN, within the rate of all.
+    pub lan_rate_bytes_per_second: Option<u64>,
+    /// The same for public peers, within the rate of all. While somebody on this machine waits for a blob they have half
+    /// of what they are limited to.
+    pub public_rate_bytes_per_second: Option<u64>,
     /// Bodies under way at once; each holds up to 1 MiB of memory. Further requests are answered with `Busy`.
     pub slots: NonZeroUsize,
     /// Requests per second of one peer; beyond it they wait.
@@ -35,6 +42,8 @@ impl Default for UploadLimits {
         const FAILED_LOOKUPS: NonZeroU32 = NonZeroU32::new(3_000).unwrap();
         Self {
             upload_rate_bytes_per_second: None,
+            lan_rate_bytes_per_second: None,
+            public_rate_bytes_per_second: None,
             slots: SLOTS,
             requests_per_second_per_peer: REQUESTS,
             failed_lookups_per_minute_per_peer: FAILED_LOOKUPS,
@@ -45,8 +54,29 @@ impl Default for UploadLimits {
 impl UploadLimits {
     /// The slots that the upload rate can feed: with more of them, each body would be so slow that it looks stalled.
     pub(super) fn usable_slots(&self) -> usize {
-        let Some(rate) = self.upload_rate_bytes_per_second else { return self.slots.get() };
-        let fed = usize::try_from(rate / MIN_BYTES_PER_SECOND_PER_SLOT).unwrap_or(usize::MAX);
+        self.upload_rate_bytes_per_second.map_or(self.slots.get(), |rate| self.fed_by(rate))
+    }
+
+    /// The slots for peers of a scope that has a rate of its own.
+    pub(super) fn slots_of(&self, scope: Scope) -> Option<usize> {
+        let rate = match scope {
+            Scope::Lan => self.lan_rate_bytes_per_second,
+            Scope::Public => self.public_rate_bytes_per_second,
+        };
+        rate.map(|rate| self.fed_by(rate).min(self.usable_slots()))
+    }
+
+    /// All rates.
+    pub(super) fn rates(&self) -> UploadRates {
+        UploadRates {
+            total: self.upload_rate_bytes_per_second,
+            lan: self.lan_rate_bytes_per_second,
+            public: self.public_rate_bytes_per_second,
+        }
+    }
+
+    fn fed_by(&self, bytes_per_second: u64) -> usize {
+        let fed = usize::try_from(bytes_per_second / MIN_BYTES_PER_SECOND_PER_SLOT).unwrap_or(usize::MAX);
         self.slots.get().min(fed.max(1))
     }
 

@@ -13,6 +13,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use p2p_cache_discovery::Scope;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,9 +31,9 @@ use self::meters::Meters;
 use self::sharing::Shareable;
 use super::bans::Bans;
 use super::limits::{MAX_LED, MAX_STREAMS};
-use super::pace::BytePacer;
 use super::tasks::TaskGroup;
 use super::transport::{BoxStream, Incoming, Visitor};
+use super::uplink::{OwnTraffic, Uplink};
 
 /// What the upload server is made of.
 pub struct UploadParts {
@@ -44,6 +45,8 @@ pub struct UploadParts {
     pub policy: SharingPolicy,
     /// How much of us peers may use.
     pub limits: UploadLimits,
+    /// Whether somebody on this machine waits for a blob: public peers then have half of their rate.
+    pub own_traffic: OwnTraffic,
     /// Signs our claims.
     pub signer: ClaimSigner,
     /// Takes those who break the protocol.
@@ -57,12 +60,34 @@ struct Shared {
     shareable: Shareable,
     claims: SignedClaims,
     meters: Meters,
-    pacer: BytePacer,
+    uplink: Uplink,
     slots: Arc<Semaphore>,
     led: Arc<Semaphore>,
+    /// Those of scopes that have a rate of their own.
+    scope_slots: ScopeSlots,
     bans: Bans,
     served_bytes: Counter,
     stopping: CancellationToken,
+}
+
+/// Slots of the scopes that have an upload rate of their own, so that it feeds each body of theirs.
+struct ScopeSlots {
+    lan: Option<Arc<Semaphore>>,
+    public: Option<Arc<Semaphore>>,
+}
+
+impl ScopeSlots {
+    fn new(limits: &UploadLimits) -> Self {
+        let of = |scope| limits.slots_of(scope).map(|slots| Arc::new(Semaphore::new(slots)));
+        Self { lan: of(Scope::Lan), public: of(Scope::Public) }
+    }
+
+    fn of(&self, scope: Scope) -> Option<&Arc<Semaphore>> {
+        match scope {
+            Scope::Lan => self.lan.as_ref(),
+            Scope::Public => self.public.as_ref(),
+        }
+    }
 }
 
 /// Serves the streams that peers open. One task a stream, bounded in total and by peer.
@@ -80,9 +105,10 @@ impl UploadServer {
             shareable: Shareable::new(parts.policy, parts.holdings, parts.site),
             claims: SignedClaims::new(parts.signer),
             meters: Meters::new(parts.limits),
-            pacer: BytePacer::new(parts.limits.upload_rate_bytes_per_second),
+            uplink: Uplink::new(parts.limits.rates(), parts.own_traffic),
             slots: Arc::new(Semaphore::new(parts.limits.usable_slots().min(Semaphore::MAX_PERMITS))),
             led: Arc::new(Semaphore::new(MAX_LED)),
+            scope_slots: ScopeSlots::new(&parts.limits),
             bans: parts.bans,
             served_bytes: parts.served_bytes,
             stopping: CancellationToken::new(),

@@ -44,7 +44,10 @@ async fn serve(shared: &Arc<Shared>, visitor: Visitor, stream: BoxStream) -> Res
     exchange_hello(&mut read, &mut write).await?;
     let desk = Desk::new(Arc::clone(shared), visitor);
     let (replies, queue) = mpsc::channel(MAX_QUEUED_REPLIES);
-    tokio::try_join!(take_requests(shared, &desk, read, replies), write_replies(shared, write, queue))?;
+    tokio::try_join!(
+        take_requests(shared, &desk, read, replies),
+        write_replies(shared, visitor, write, queue)
+    )?;
     Ok(())
 }
 
@@ -85,6 +88,7 @@ async fn wait_for_request(
 
 async fn write_replies(
     shared: &Shared,
+    visitor: Visitor,
     mut write: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Reply>,
 ) -> Result<(), FrameFault> {
@@ -100,11 +104,11 @@ async fn write_replies(
                 write_frame(&mut write, &Response::NotFound).await?;
             }
             Reply::Body { bytes, permits } => {
-                write_body(shared, &mut write, &bytes).await?;
+                write_body(shared, visitor, &mut write, &bytes).await?;
                 drop(permits);
             }
             Reply::Arriving { led, permits } => {
-                write_arriving(shared, &mut write, led).await?;
+                write_arriving(shared, visitor, &mut write, led).await?;
                 drop(permits);
             }
             Reply::Watch(blob) => write_news(shared, &mut write, blob.as_ref()).await?,
@@ -125,6 +129,7 @@ async fn sleep_exactly_until(instant: Instant) {
 /// Streams a blob as it arrives. A fetch that fails ends the substream: that is how the peer learns of it.
 async fn write_arriving(
     shared: &Shared,
+    visitor: Visitor,
     write: &mut (impl AsyncWrite + Unpin),
     mut led: Led,
 ) -> Result<(), FrameFault> {
@@ -136,7 +141,7 @@ async fn write_arriving(
             chunk = led.bytes.next() => chunk,
         };
         let Some(chunk) = chunk.transpose()? else { return Ok(()) };
-        write_body(shared, write, &chunk).await?;
+        write_body(shared, visitor, write, &chunk).await?;
     }
 }
 
@@ -178,12 +183,13 @@ async fn write_news(
 /// Writes a body at the upload rate. A reader that is too slow loses the stream, and the slot is free again.
 async fn write_body(
     shared: &Shared,
+    visitor: Visitor,
     write: &mut (impl AsyncWrite + Unpin),
     bytes: &[u8],
 ) -> Result<(), FrameFault> {
     let mut waited = Duration::ZERO;
-    for chunk in bytes.chunks(shared.pacer.chunk_bytes()) {
-        shared.pacer.until_ready(chunk.len()).await;
+    for chunk in bytes.chunks(shared.uplink.chunk_bytes(visitor.scope)) {
+        shared.uplink.acquire(visitor.peer, visitor.scope, chunk.len()).await;
         let before = Instant::now();
         match timeout(WRITE_PROGRESS_TIMEOUT, write.write_all(chunk)).await {
             Ok(written) => written?,

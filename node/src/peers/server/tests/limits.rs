@@ -64,6 +64,77 @@ async fn the_upload_rate_holds_for_all_peers_together_and_spares_short_answers()
     assert!(served.served_bytes.get() as usize >= total);
 }
 
+/// Bytes that a peer with this many streams takes, one extent after the other on each, within `seconds`.
+async fn greedy(served: &Served, seed: u8, scope: Scope, streams: usize, seconds: u64) -> usize {
+    let blob = served.published(MIB);
+    let taken = std::sync::atomic::AtomicUsize::new(0);
+    let downloads = (0..streams).map(|_| {
+        let (blob, taken) = (&blob, &taken);
+        async move {
+            let mut client = served.greeted(peer(seed), scope).await;
+            loop {
+                match client.ask(&blob.range_request(0, 64)).await {
+                    Response::Data { encoded_bytes } => {
+                        for _ in 0..encoded_bytes / 1024 {
+                            client.body(1024).await;
+                            taken.fetch_add(1024, Ordering::Relaxed);
+                        }
+                        client.body(encoded_bytes % 1024).await;
+                    }
+                    _ => sleep(BUSY_RETRY_AFTER).await,
+                }
+                // Memory has no rate of its own.
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let _ = timeout(Duration::from_secs(seconds), join_all(downloads)).await;
+    taken.into_inner()
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_peers_have_equal_shares_though_one_opens_four_times_the_streams() {
+    let served = Served::start(limits(|limits| limits.upload_rate_bytes_per_second = Some(2_000_000)));
+    let (one, four) =
+        tokio::join!(greedy(&served, 2, Scope::Lan, 1, 10), greedy(&served, 3, Scope::Lan, 4, 10));
+    let ratio = one as f64 / four as f64;
+    assert!((0.9..1.1).contains(&ratio), "{one} against {four}");
+    let of_rate = (one + four) as f64 / 20e6;
+    assert!((0.95..=1.05).contains(&of_rate), "{of_rate} of the rate");
+}
+
+#[tokio::test(start_paused = true)]
+async fn public_peers_are_capped_while_the_lan_is_not() {
+    let served = Served::start(limits(|limits| limits.public_rate_bytes_per_second = Some(1_000_000)));
+    let (lan, public) =
+        tokio::join!(greedy(&served, 2, Scope::Lan, 1, 10), greedy(&served, 3, Scope::Public, 2, 10));
+    assert!((9_500_000..=10_500_000).contains(&public), "{public}");
+    assert!(lan > 100_000_000, "{lan}");
+    let served = Served::start(limits(|limits| limits.lan_rate_bytes_per_second = Some(1_000_000)));
+    assert!((9_500_000..=10_500_000).contains(&greedy(&served, 2, Scope::Lan, 2, 10).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_low_rate_of_a_scope_is_given_to_few_bodies_too() {
+    let served = Served::start(limits(|limits| limits.public_rate_bytes_per_second = Some(40_000)));
+    let blob = served.published(MIB);
+    let asked = join_all((2..12).map(|seed| {
+        let (served, blob) = (&served, &blob);
+        let scope = if seed < 8 { Scope::Public } else { Scope::Lan };
+        async move {
+            let mut client = served.greeted(peer(seed), scope).await;
+            let response = client.ask(&blob.range_request(0, 64)).await;
+            (client, scope, response)
+        }
+    }))
+    .await;
+    let bodies = |of| {
+        let served = asked.iter().filter(|(_, scope, _)| *scope == of);
+        served.filter(|(_, _, response)| matches!(response, Response::Data { .. })).count()
+    };
+    assert_eq!((bodies(Scope::Public), bodies(Scope::Lan)), (2, 4));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_low_rate_is_given_to_few_bodies_so_that_none_looks_stalled() {
     let served = Served::start(limits(|limits| limits.upload_rate_bytes_per_second = Some(40_000)));

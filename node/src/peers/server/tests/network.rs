@@ -39,6 +39,7 @@ async fn a_peer_is_asked_over_the_network_and_kept_away_by_a_ban() {
         // A loopback address is a LAN's.
         policy: SharingPolicy { share: Share::Lan, trusted_keys: Default::default() },
         limits: UploadLimits::default(),
+        own_traffic: Arc::new(|| false),
         signer: claim_signer(&server_identity),
         bans: bans.clone(),
         served_bytes: Counter::default(),
