@@ -15,7 +15,7 @@ let
     inherit name; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/bin:/usr/bin";
     args = [ "-c" text ];
   };
-  # Half of it is text that compresses to a half, the rest are small random files.
+  # Mostly hexadecimal text, which compresses to less than a half, and some small random files.
   leaf = n: mk "leaf-${toString n}" ''
     mkdir $out
     head -c %(text_bytes)d /dev/urandom | od -An -tx1 > $out/hex
