@@ -70,6 +70,9 @@ class Daemon:
         self.address = self.http.removeprefix("http://")
         self.connection = None
 
+    def log_tail(self, lines=30):
+        return "\n".join(pathlib.Path(self.log.name).read_text().splitlines()[-lines:])
+
     def status(self):
         if self.namespace:
             command = [*inside(self.namespace), self.binary, "status", "--json", "--http", self.address]

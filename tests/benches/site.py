@@ -18,8 +18,9 @@ def node_in(lan, host, arguments, directory, *flags):
     return Daemon(arguments.binary, directory / f"host{host}", *flags, namespace=lan.host(host), listen=LISTEN, mdns=True)
 
 
-def fetch_closure(namespace, base, paths, directory):
-    """Seconds in which a plain client gets all narinfos and then all NARs; `paths` are of store hash and NAR."""
+def fetch_closure(namespace, base, paths, directory, node=None):
+    """Seconds in which a plain client gets all narinfos and then all NARs; `paths` are of store hash and NAR. With a
+    node, its log says why when the client fails."""
     directory.mkdir()
     configuration = directory / "urls"
     started = time.perf_counter()
@@ -27,8 +28,9 @@ def fetch_closure(namespace, base, paths, directory):
         names = [(store_hash, nar if kind == "nar" else f"{store_hash}.narinfo") for store_hash, nar in paths]
         configuration.write_text("".join(f'url = "{base}/{name}"\noutput = "{directory}/{store_hash}.{kind}"\n'
                                          for store_hash, name in names))
-        subprocess.run([*inside(namespace), "curl", "--no-progress-meter", "--fail-early", "-f", "--parallel", "--parallel-max",
-                        str(PARALLEL), "-K", configuration], check=True)
+        curl = ["curl", "--no-progress-meter", "--fail-early", "-f", "--parallel", "--parallel-max", str(PARALLEL)]
+        if subprocess.run([*inside(namespace), *curl, "-K", configuration]).returncode != 0:
+            sys.exit(f"a client in {namespace} failed\n{node.log_tail() if node else ''}")
     return time.perf_counter() - started
 
 
@@ -77,7 +79,7 @@ def site(arguments, directory):
                 node.wait_for_peers(hosts - 1)
             paths = through_node(cache)
             times = all_at_once(hosts, lambda host: fetch_closure(lan.host(host), nodes[host].http, paths,
-                                                                  directory / f"client{host}"))
+                                                                  directory / f"client{host}", nodes[host]))
             for host in range(hosts):
                 verify(cache, directory / f"client{host}")
             for node in nodes:
@@ -130,7 +132,7 @@ def swarm_of_nodes(lan, seeder, cache, arguments, directory):
             node.wait_for_peers(seeder)
         paths = through_node(cache)
         times = all_at_once(seeder, lambda host: fetch_closure(lan.host(host), nodes[host + 1].http, paths,
-                                                               directory / f"client{host}"))
+                                                               directory / f"client{host}", nodes[host + 1]))
         for host in range(seeder):
             verify(cache, directory / f"client{host}")
         return times
