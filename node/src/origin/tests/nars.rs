@@ -128,3 +128,57 @@ async fn unknown_origin_is_an_error() {
     let error = origins(&[&server]).open_nar(&narinfo, OriginId(1)).await.unwrap_err();
     assert!(matches!(error, OriginError::UnknownOrigin(OriginId(1))));
 }
+
+/// Where the stream of a NAR that was asked for from `from` starts, what it yields and how it ends.
+async fn fetch_from(origins: &Origins, narinfo: &NarInfo, from: u64) -> (u64, Vec<u8>, Option<OriginError>) {
+    let mut stream = origins.open_nar_from(narinfo, OriginId(0), from).await.unwrap();
+    let (start, mut bytes) = (stream.starts_at(), Vec::new());
+    while let Some(chunk) = stream.next().await {
+        match chunk {
+            Ok(chunk) => bytes.extend_from_slice(&chunk),
+            Err(error) => return (start, bytes, Some(error)),
+        }
+    }
+    (start, bytes, None)
+}
+
+#[tokio::test]
+async fn the_rest_of_an_uncompressed_nar_can_be_asked_for() {
+    const FROM: usize = 250_001;
+    let nar = nar_bytes(400_000);
+    let server = FlakyOrigin::start().await;
+    let received = Counter::default();
+    let origins = Origins::new(quick(vec![server.url.clone()]), received.clone()).unwrap();
+    let narinfo = narinfo(&nar, Compression::None, &nar);
+    let ranged = File::new(nar.clone()).with_ranges("\"v1\"");
+
+    server.on(NAR, [Act::Serve(ranged.clone())]);
+    let (start, bytes, error) = fetch_from(&origins, &narinfo, FROM as u64).await;
+    assert!(error.is_none() && start == FROM as u64 && bytes == nar[FROM..], "{error:?}");
+    assert_eq!(received.get(), (nar.len() - FROM) as u64);
+
+    // Who cannot do that sends all of it: at once, or when asked again.
+    let whole = File::new(nar.clone());
+    let other_length = File::new(nar[..300_000].to_vec()).with_ranges("\"v2\"");
+    for acts in [
+        vec![Act::Serve(whole.clone())],
+        vec![Act::Serve(other_length), Act::Serve(whole.clone())],
+        vec![Act::Status(416, ""), Act::Serve(whole.clone())],
+    ] {
+        server.on(NAR, acts);
+        let (start, bytes, error) = fetch_from(&origins, &narinfo, FROM as u64).await;
+        assert!(error.is_none() && start == 0 && bytes == nar, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_nar_always_comes_from_its_start() {
+    let nar = nar_bytes(100_000);
+    let server = FlakyOrigin::start().await;
+    let file = compress(&Compression::Xz, &nar).await;
+    server.on(NAR, [Act::Serve(File::new(file.clone()).with_ranges("\"v1\""))]);
+    let narinfo = narinfo(&nar, Compression::Xz, &file);
+    let (start, bytes, error) = fetch_from(&origins(&[&server]), &narinfo, 50_000).await;
+    assert!(error.is_none() && start == 0 && bytes == nar, "{error:?}");
+    assert!(!server.heads().pop().unwrap().to_lowercase().contains("range:"));
+}
