@@ -155,11 +155,13 @@ fn a_flipped_byte_in_a_leftover_is_found_and_its_group_fetched_again() {
     data.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
     let b = scene.start_b();
     let received = scene.fetch_rest(&b);
-    assert!(b.log().contains("damaged on disk"), "{}", b.log());
+    let found = b.log().lines().any(|line| line.contains("damaged on disk") && line.contains("groups=1"));
+    assert!(found, "one group, and no more: {}", b.log());
     let more = received.saturating_sub(before);
     println!("{before} bytes without the damage, {more} more with it");
-    // A group with its path in the tree. Which extents the rest was fetched in changes the rest by a few paths.
-    assert!((16 * 1024..64 * 1024).contains(&more), "{before} before, {received} after");
+    // A group with its path in the tree, give or take: in which extents the rest comes depends on the instant, and each
+    // extent has a path of its own.
+    assert!((8 * 1024..64 * 1024).contains(&more), "{before} before, {received} after");
     assert_eq!(b.metric_sum("p2p_cache_bans_total"), 0);
 }
 

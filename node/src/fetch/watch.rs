@@ -3,16 +3,43 @@
 //! They vouch for nothing, so they are of use only when a holder's claim has said which tree the blob has. Two nodes
 //! find each other because both ask around: one of them asks after the other has begun.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::{BlobId, GroupRange};
 
+use super::Peers;
 use super::driver::{Driver, PeerSource, Report};
 use super::scheduler::{Event, Holdings, SourceId, SourceKind};
-use crate::peers::{BanReason, PeerError};
+use crate::peers::{BanReason, PeerError, Watched};
 
 /// Peers that are watched in one transfer.
 const MAX_WATCHED: usize = 32;
+/// How long a peer that denies what it asked for itself is left alone before it is asked again.
+const DENIAL_PAUSES: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+
+/// Who has just asked us may not have heard yet which tree the blob has, and denies it until then.
+async fn watch_once_it_knows(
+    peers: &dyn Peers,
+    peer: PeerId,
+    blob: BlobId,
+    size_bytes: u64,
+) -> Result<Watched, PeerError> {
+    for pause in DENIAL_PAUSES {
+        match peers.watch(peer, blob, size_bytes).await {
+            Err(PeerError::NotHeld { .. }) => tokio::time::sleep(pause).await,
+            answer => return answer,
+        }
+    }
+    peers.watch(peer, blob, size_bytes).await
+}
 
 impl Driver<'_> {
     /// Somebody has asked us for this blob.
@@ -53,7 +80,7 @@ impl Driver<'_> {
         let (peers, reports) = (self.shared.peers.clone(), self.reports.clone());
         let size_bytes = self.transfer.size();
         self.tasks.spawn(async move {
-            let error = match peers.watch(peer, blob, size_bytes).await {
+            let error = match watch_once_it_knows(peers.as_ref(), peer, blob, size_bytes).await {
                 Err(error) => Some(error),
                 Ok(mut news) => loop {
                     match news.next().await {
