@@ -166,12 +166,14 @@ impl<'a> Driver<'a> {
         tokio::pin!(whole);
         let mut complete = self.begin().await?;
         let mut hashed = None;
+        // Every group was checked against the name itself: the index wants to know the SHA-256, but nobody waits for it.
+        let proved_by_tree = transfer.is_proved_by_tree();
         while !complete || hashed.is_none() {
             let wake = self.next_wake();
             let events = tokio::select! {
                 Some(report) = inbox.recv() => self.on_report(report).await?,
                 Some(found) = found.recv() => self.on_found(found).await,
-                hash = &mut whole, if hashed.is_none() => {
+                hash = &mut whole, if hashed.is_none() && (complete || !proved_by_tree) => {
                     hashed = Some(hash?);
                     Vec::new()
                 }
@@ -183,9 +185,14 @@ impl<'a> Driver<'a> {
                 }
                 Some(ended) = self.tasks.join_next() => surface_panic(ended)?,
             };
-            self.check_abandoned()?;
+            if !complete {
+                self.check_abandoned()?;
+            }
             for event in events {
                 complete |= self.feed(event).await?;
+            }
+            if complete && proved_by_tree {
+                transfer.set_phase(Phase::Verified);
             }
         }
         self.tasks.abort_all();
@@ -289,7 +296,9 @@ impl<'a> Driver<'a> {
     }
 
     fn may_ask_origin(&self) -> bool {
-        self.request.narinfo.is_some() && !self.shared.origins.is_empty()
+        self.request.narinfo.is_some()
+            && !self.shared.origins.is_empty()
+            && !self.transfer.is_proved_by_tree()
     }
 
     fn take_deferred(&mut self) -> Vec<Event> {

@@ -144,6 +144,12 @@ impl Transfer {
         self.relayed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether every byte that arrives was checked against the name of the blob, so that no reader waits for the hash
+    /// of the whole. No origin takes part in such a transfer: its bytes come without proof.
+    pub(super) fn is_proved_by_tree(&self) -> bool {
+        matches!(self.digest, Digest::Blake3(_))
+    }
+
     pub(crate) fn partial(&self) -> &PartialBlob {
         &self.partial
     }
@@ -208,6 +214,8 @@ impl Transfer {
             let mut arrived = self.partial.present_until(offset);
             let limit = match &*phase.borrow_and_update() {
                 Phase::Verified => self.size(),
+                // An empty blob has no group that would prove it.
+                Phase::Fetching if self.is_proved_by_tree() && self.size() > 0 => self.size(),
                 Phase::Fetching => {
                     if held && !hold_over {
                         arrived = self.partial.verified_until(offset);
@@ -233,7 +241,7 @@ impl Transfer {
 
     /// How far a reader at `offset` may run. None for one ahead of the contiguous prefix: the hash cannot be there yet.
     fn hash_limit(&self, offset: u64) -> u64 {
-        if self.partial.prefix_bytes() <= offset {
+        if self.is_proved_by_tree() || self.partial.prefix_bytes() <= offset {
             return u64::MAX;
         }
         self.partial.hashed_bytes().saturating_add(MAX_UNHASHED_BYTES)

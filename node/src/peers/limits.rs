@@ -44,7 +44,7 @@ pub const WRITE_PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_BODY_WRITE: Duration = Duration::from_secs(60);
 /// Read buffer of a server's substream: requests are small.
 pub const SERVER_READ_BUFFER_BYTES: usize = 2 * 1024;
-/// Bytes handed to the transport at once when the upload rate is not limited.
+/// Bytes handed to the transport at once when the upload rate is limited.
 pub const MAX_CHUNK_BYTES: usize = 64 * 1024;
 /// Pacing granularity: the limiter counts in units of this size.
 pub const PACING_UNIT_BYTES: u64 = 1024;
@@ -99,3 +99,6 @@ pub const MAX_LED: usize = 64;
 
 /// News of what has arrived are sent to a peer at most this often.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Bytes written at once where there is no rate: any body, with its head.
+pub const UNLIMITED_CHUNK_BYTES: usize = 2 * 1024 * 1024;

@@ -10,7 +10,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
-use super::limits::{MAX_CHUNK_BYTES, PACING_PORTION, PACING_UNIT_BYTES};
+use super::limits::{MAX_CHUNK_BYTES, PACING_PORTION, PACING_UNIT_BYTES, UNLIMITED_CHUNK_BYTES};
 
 #[derive(Debug, Clone, Copy)]
 struct TokioClock;
@@ -61,7 +61,8 @@ impl BytePacer {
     /// The same, where chunks of at least `chunk_bytes` can be asked for.
     pub(super) fn with_chunk(bytes_per_second: Option<u64>, chunk_bytes: usize) -> Self {
         let Some(rate) = bytes_per_second else {
-            return Self { limiter: None, chunk_bytes: MAX_CHUNK_BYTES, credit: Mutex::new(0) };
+            // A body goes to the transport whole, which cuts it into frames.
+            return Self { limiter: None, chunk_bytes: UNLIMITED_CHUNK_BYTES, credit: Mutex::new(0) };
         };
         let portion = u64::try_from(u128::from(rate) * PACING_PORTION.as_millis() / 1000).unwrap_or(u64::MAX);
         let least = (chunk_bytes as u64).div_ceil(PACING_UNIT_BYTES).max(1);

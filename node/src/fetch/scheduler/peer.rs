@@ -8,6 +8,8 @@ use super::estimate::{LatencyEstimate, RateEstimate, transfer_time};
 use super::groups::{GROUP_BYTES, MAX_EXTENT_GROUPS};
 use super::types::Timing;
 
+/// Time that an answer takes through the threads, disks and queues of two nodes, whatever the line.
+const PIPELINE_TIME: Duration = Duration::from_millis(10);
 /// An extent should keep its peer busy for about this long: less wastes requests, more delays the reader.
 const EXTENT_TIME: Duration = Duration::from_millis(100);
 /// What a reader stands and waits for should take no longer than this.
@@ -138,9 +140,10 @@ impl Peer {
     }
 
     /// Bytes that should be in flight: twice the bandwidth-delay product, where the delay is the smallest latency
-    /// ever measured. (A queue of our own making cannot feed on itself that way.)
+    /// ever measured. (A queue of our own making cannot feed on itself that way.) On a fast line with next to no delay
+    /// it is our own threads on both sides that have to be kept busy.
     pub(super) fn in_flight_limit(&self, config: &SchedulerConfig) -> u64 {
-        let delay = self.latency.min().or(self.rtt).unwrap_or_default();
+        let delay = self.latency.min().or(self.rtt).unwrap_or_default().max(PIPELINE_TIME);
         let wanted = self.rate.get().map_or(0.0, |rate| 2.0 * rate * delay.as_secs_f64()) as u64;
         wanted.min(config.max_in_flight_bytes).max(config.min_in_flight_bytes)
     }

@@ -125,25 +125,24 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Reads exactly `length` bytes, at [`MIN_PROGRESS_BYTES`] in [`PROGRESS_TIMEOUT`] or more.
     async fn body(&mut self, length: usize) -> Result<Vec<u8>, PeerError> {
         let peer = self.peer;
-        let mut body = Vec::with_capacity(length);
+        // Zeroed once: the stream would zero all that is left of an uninitialised buffer at every read.
+        let mut body = vec![0; length];
+        let mut filled = 0;
         let mut deadline = Instant::now() + PROGRESS_TIMEOUT;
         let mut progress_bytes = 0;
-        while body.len() < length {
-            let rest = (length - body.len()) as u64;
-            let mut limited = (&mut self.read).take(rest);
-            match timeout_at(deadline, limited.read_buf(&mut body)).await {
+        while filled < length {
+            match timeout_at(deadline, self.read.read(&mut body[filled..])).await {
                 Ok(Ok(0)) => {
-                    let reason = format!("it ended after {} of {length} bytes of a range", body.len());
+                    let reason = format!("it ended after {filled} of {length} bytes of a range");
                     return Err(PeerError::Closed { peer, reason });
                 }
-                Ok(Ok(read)) => progress_bytes += read,
+                Ok(Ok(read)) => {
+                    filled += read;
+                    progress_bytes += read;
+                }
                 Ok(Err(error)) => return Err(PeerError::Closed { peer, reason: error.to_string() }),
                 Err(_) => {
-                    return Err(PeerError::Stalled {
-                        peer,
-                        received_bytes: body.len(),
-                        after: PROGRESS_TIMEOUT,
-                    });
+                    return Err(PeerError::Stalled { peer, received_bytes: filled, after: PROGRESS_TIMEOUT });
                 }
             }
             if progress_bytes >= MIN_PROGRESS_BYTES {

@@ -190,15 +190,24 @@ async fn write_body(
     let mut waited = Duration::ZERO;
     for chunk in bytes.chunks(shared.uplink.chunk_bytes(visitor.scope)) {
         shared.uplink.acquire(visitor.peer, visitor.scope, chunk.len()).await;
-        let before = Instant::now();
-        match timeout(WRITE_PROGRESS_TIMEOUT, write.write_all(chunk)).await {
-            Ok(written) => written?,
-            Err(_) => return Err(FrameFault::Timeout("room for a chunk of a body", WRITE_PROGRESS_TIMEOUT)),
-        }
-        shared.served_bytes.inc_by(chunk.len() as u64);
-        waited += before.elapsed();
-        if waited > MAX_BODY_WRITE {
-            return Err(FrameFault::Timeout("end of a body", MAX_BODY_WRITE));
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let before = Instant::now();
+            let written = match timeout(WRITE_PROGRESS_TIMEOUT, write.write(rest)).await {
+                Ok(written) => written?,
+                Err(_) => {
+                    return Err(FrameFault::Timeout("room for a chunk of a body", WRITE_PROGRESS_TIMEOUT));
+                }
+            };
+            if written == 0 {
+                return Err(FrameFault::Closed("it takes no more of a body".to_owned()));
+            }
+            rest = &rest[written..];
+            shared.served_bytes.inc_by(written as u64);
+            waited += before.elapsed();
+            if waited > MAX_BODY_WRITE {
+                return Err(FrameFault::Timeout("end of a body", MAX_BODY_WRITE));
+            }
         }
     }
     write_all(write, &[]).await

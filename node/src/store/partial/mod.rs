@@ -1,5 +1,6 @@
 //! A blob while it is being fetched: sparse files that are filled from any end and read at the same time.
 
+mod batch;
 mod ending;
 mod hasher;
 mod opening;

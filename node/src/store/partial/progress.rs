@@ -46,7 +46,11 @@ impl Progress {
 
     /// Marks a group whose bytes are in the file. Readers see it at once but are woken by [`Progress::notify`].
     pub(super) fn insert(&self, group: u64, verified: bool) {
-        let range = GroupRange { start: group, end: group + 1 };
+        self.insert_range(GroupRange { start: group, end: group + 1 }, verified);
+    }
+
+    /// As [`Progress::insert`], for many groups.
+    pub(super) fn insert_range(&self, range: GroupRange, verified: bool) {
         let mut state = lock(&self.state);
         state.present.insert(range);
         if verified {

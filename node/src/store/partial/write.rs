@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use p2p_cache_protocol::{BlobId, GROUP_BYTES, GroupRange, tree};
 
 use super::PartialBlob;
+use super::batch::{Batch, Leaf, write_all_vectored_at};
 use crate::store::error::WriteError;
 use crate::store::inner::lock;
 
@@ -69,18 +69,23 @@ impl PartialBlob {
             return Err(out_of_range(inner.size, range));
         }
         self.set_blob_id(blob)?;
-        let mut sink = Sink { partial: self, failed: inner.temp.data.as_path() };
-        let result = tree::decode_range(blob, inner.size, range, encoded, &mut sink);
-        let failed = sink.failed;
+        let mut batch = Batch::new(encoded);
+        let result = tree::decode_range(blob, inner.size, range, encoded, &mut batch);
+        // What was verified is kept, whatever came behind it; the hash pairs first, for whoever reads the groups.
+        let stored = self.store_pairs(&batch).map_err(|e| WriteError::io(&inner.temp.outboard, e));
+        let stored = stored.and_then(|()| {
+            self.store_verified(batch.leaves()).map_err(|e| WriteError::io(&inner.temp.data, e))
+        });
         inner.progress.notify();
         self.note_progress();
         self.check_writable()?;
+        stored?;
         result.map_err(|error| match error {
             tree::DecodeError::Corrupt { group } => WriteError::Corrupt { blob, group },
             tree::DecodeError::Truncated { got, expected, .. }
             | tree::DecodeError::TooLong { got, expected } => WriteError::WrongLength { blob, got, expected },
             tree::DecodeError::Range(_) => out_of_range(inner.size, range),
-            tree::DecodeError::Sink(source) => WriteError::io(failed, source),
+            tree::DecodeError::Sink(source) => WriteError::io(&inner.temp.data, source),
         })
     }
 
@@ -135,26 +140,43 @@ impl PartialBlob {
         Ok(())
     }
 
-    /// Stores one verified group, or checks that the bytes that are there already are the same.
-    fn write_verified_group(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let inner = &*self.inner;
-        let group = offset / GROUP_BYTES;
-        let mut fill = lock(&inner.write);
+    fn store_pairs(&self, batch: &Batch<'_>) -> io::Result<()> {
+        let fill = lock(&self.inner.write);
         fill.check_open()?;
-        if !inner.progress.has_group(group) {
-            inner.data.write_all_at(bytes, offset)?;
-            fill.filled_to.remove(&group);
-            inner.progress.insert(group, true);
-            inner.temp.fulfil(bytes.len() as u64);
-            return Ok(());
+        batch.write_pairs(&self.inner.outboard)
+    }
+
+    /// Stores verified groups, each run of new ones in one call; checks that bytes that are there already are the same.
+    fn store_verified(&self, leaves: &[Leaf<'_>]) -> io::Result<()> {
+        let inner = &*self.inner;
+        let mut present = Vec::new();
+        {
+            let mut fill = lock(&inner.write);
+            fill.check_open()?;
+            let is_new = |leaf: &Leaf<'_>| !inner.progress.has_group(leaf.group());
+            for run in leaves.chunk_by(|a, b| is_new(a) && is_new(b) && a.group() + 1 == b.group()) {
+                let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+                if !is_new(first) {
+                    present.push(*first);
+                    continue;
+                }
+                write_all_vectored_at(&inner.data, run, first.offset)?;
+                fill.filled_to.retain(|group, _| *group < first.group() || *group > last.group());
+                inner.progress.insert_range(GroupRange { start: first.group(), end: last.group() + 1 }, true);
+                inner.temp.fulfil(run.iter().map(|leaf| leaf.bytes.len() as u64).sum());
+            }
         }
-        drop(fill);
+        present.iter().try_for_each(|leaf| self.compare_present(leaf))
+    }
+
+    fn compare_present(&self, leaf: &Leaf<'_>) -> io::Result<()> {
+        let (inner, group) = (&*self.inner, leaf.group());
         if inner.progress.is_verified(GroupRange { start: group, end: group + 1 }) {
             return Ok(());
         }
-        let mut present = vec![0; bytes.len()];
-        inner.data.read_exact_at(&mut present, offset)?;
-        if present == bytes {
+        let mut present = vec![0; leaf.bytes.len()];
+        inner.data.read_exact_at(&mut present, leaf.offset)?;
+        if present == leaf.bytes {
             inner.progress.insert(group, true);
         } else {
             // Either the origin or the claimed tree is wrong; the hash of the whole decides. The bytes that
@@ -172,24 +194,4 @@ impl PartialBlob {
 fn out_of_range(size: u64, range: GroupRange) -> WriteError {
     let [start, end] = [range.start, range.end].map(|group| group.saturating_mul(GROUP_BYTES));
     WriteError::OutOfRange { start, end, size }
-}
-
-struct Sink<'a> {
-    partial: &'a PartialBlob,
-    failed: &'a Path,
-}
-
-impl tree::RangeSink for Sink<'_> {
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.failed = &self.partial.inner.temp.data;
-        self.partial.write_verified_group(offset, bytes)
-    }
-
-    fn parent(&mut self, outboard_offset: u64, pair: &[u8; 64]) -> io::Result<()> {
-        self.failed = &self.partial.inner.temp.outboard;
-        let inner = &*self.partial.inner;
-        let fill = lock(&inner.write);
-        fill.check_open()?;
-        inner.outboard.write_all_at(pair, outboard_offset)
-    }
 }
