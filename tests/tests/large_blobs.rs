@@ -16,9 +16,8 @@ const MIB: usize = 1024 * 1024;
 /// Length of the blob. Hashing is most of the work: 1 GiB takes about a minute on two busy cores without SHA
 /// instructions.
 const BLOB_MIB: usize = 512;
-/// What a node may hold in memory at any time: well below the length of the blob. An idle node of the dev profile holds
-/// 75 MiB; while 64, 512 and 1024 MiB came from an origin the peaks were 152, 214 and 240 MiB.
-const MAX_RESIDENT_KIB: u64 = 320 * 1024;
+/// What a node may hold in memory at any time, whatever the length of the blob: peaks of 71 MiB were seen.
+const MAX_RESIDENT_KIB: u64 = 110 * 1024;
 /// Time between two looks at the memory.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
