@@ -1,6 +1,6 @@
 //! Finds the answers for one peer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use p2p_cache_protocol::digest::{BlobId, Digest, Sha256Digest};
 use p2p_cache_protocol::limits::MAX_NARINFO_BYTES;
@@ -61,12 +61,14 @@ pub(super) struct Desk {
     shared: Arc<Shared>,
     meter: Arc<Meter>,
     visitor: Visitor,
+    /// What the last range was read from: the next one is most likely of the same blob. Two file descriptors.
+    last: Arc<Mutex<Option<(BlobId, u64, Arc<dyn HeldBlob>)>>>,
 }
 
 impl Desk {
     pub(super) fn new(shared: Arc<Shared>, visitor: Visitor) -> Self {
         let meter = shared.meters.of(visitor.peer);
-        Self { shared, meter, visitor }
+        Self { shared, meter, visitor, last: Arc::default() }
     }
 
     /// Waits for the peer's request rate, then looks. Decoding has checked that the request makes sense.
@@ -168,7 +170,7 @@ impl Desk {
             return None;
         }
         let scope = self.visitor.scope;
-        let open = match self.shared.shareable.blob(blob, size, scope).await {
+        let open = match self.held(blob, size).await {
             Some(open) => Readable::Held(open),
             None => {
                 let arriving = self.shared.shareable.arriving(Digest::Blake3(blob), scope)?;
@@ -179,6 +181,19 @@ impl Desk {
         let Some(permits) = self.body_permits().await else { return Some(busy()) };
         let bytes = self.encode(open, size, range).await?;
         Some(Reply::Body { bytes, permits })
+    }
+
+    /// A blob that is held whole, open; opened once for a run of requests.
+    async fn held(&self, blob: BlobId, size: u64) -> Option<Arc<dyn HeldBlob>> {
+        if let Some((id, of_size, open)) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
+            && (*id, *of_size) == (blob, size)
+        {
+            return Some(Arc::clone(open));
+        }
+        let open = self.shared.shareable.blob(blob, size, self.visitor.scope).await?;
+        let last = Some((blob, size, Arc::clone(&open)));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        Some(open)
     }
 
     /// A peer waits for its own bodies as long as they take, for those of others only [`SLOT_WAIT`].
