@@ -14,6 +14,7 @@ mod links;
 mod lookup;
 mod origin_pump;
 mod relay;
+pub mod relay_tree;
 pub mod scheduler;
 mod speed;
 mod suspicions;

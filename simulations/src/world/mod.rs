@@ -1,365 +1,277 @@
-//! Plays one fetch: a heap of events, and the actors they happen to.
+//! Plays a run: a heap of events, and the nodes they happen to.
 
 mod downlink;
-mod peers;
+mod fetching;
+mod node;
 mod queue;
 mod reader;
+mod result;
+mod serving;
+mod site;
+mod uplink;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use p2p_cache::fetch::scheduler::{
-    Action, Event, FetchScheduler, Holdings, LookupPhase, SchedulerConfig, SourceId, SourceKind,
-};
-use p2p_cache_protocol::{GroupRange, GroupSet, group_count};
-use rand::SeedableRng;
+use p2p_cache::fetch::scheduler::{Event, LookupPhase};
+use p2p_cache_protocol::{GroupRange, GroupSet};
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
-use self::downlink::Downlink;
-use self::peers::PeerActor;
+use self::node::Node;
 use self::queue::Queue;
-use self::reader::ReaderActor;
-use crate::report::{Outcome, Report, SourceReport};
-use crate::scenario::{Cast, Fate, Scenario};
+use self::site::Site;
+use self::uplink::{Piece, Uplink};
+use crate::cast::{Cast, Fate};
+use crate::report::{Outcome, Progress, Report};
+use crate::scenario::{Params, Scenario};
 
-/// Bytes that are sent in one piece: the grain at which peers share the downlink.
-const PIECE_BYTES: u64 = 64 * 1024;
 /// Virtual time after which a run counts as stuck.
 const MAX_TIME: Duration = Duration::from_secs(3600);
-/// The origin's id; peers have their index.
-const ORIGIN: SourceId = SourceId(u32::MAX);
+/// How often a node tells its neighbours what it has got.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+/// How often the progress of all is noted.
+const SAMPLE_EVERY: Duration = Duration::from_millis(50);
+/// The origin's index among those who serve.
+const ORIGIN: usize = usize::MAX;
 
 /// What is going to happen.
 #[derive(Debug)]
 enum Happening {
-    /// The scheduler is told something.
-    Tell(Event),
+    /// A node begins: it can be asked, and fetches unless it holds the blob.
+    Joins(usize),
+    /// Two connected nodes learn what the other has.
+    Meet(usize, usize),
+    /// The scheduler of a node is told something.
+    Tell(usize, Event),
     /// Its timer fires, if it is still this one.
-    Timer(Duration),
-    /// A request has come to a peer.
-    Asked(usize, GroupRange),
-    /// A peer has put one piece on the wire.
-    PieceSent(usize),
+    Timer(usize, Duration),
+    /// A request has come to a node.
+    Asked { server: usize, by: usize, extent: GroupRange },
+    /// A request for a stream has come to a node or the origin.
+    StreamAsked { server: usize, by: usize, stream: u32, from_byte: u64 },
+    /// It is not wanted any more.
+    StreamStopped { server: usize, by: usize, stream: u32 },
+    /// A node or the origin has put one piece on the wire.
+    Sent { server: usize, to: usize, piece: Piece },
     /// A piece has come through the downlink.
-    PieceReceived(usize, Piece),
-    /// The fate of a peer strikes.
+    Received { server: usize, by: usize, piece: Piece },
+    /// A node tells its neighbours what it has got.
+    Tells(usize),
+    /// A node whose stream is followed says that it is alive.
+    Alive { by: usize, stream: u32 },
+    /// What a node has got is heard of.
+    Heard { by: usize, of: usize, holds: GroupSet },
+    /// The fate of a node strikes.
     Strikes(usize),
-    /// A peer's connection is closed at our end.
-    Disconnected(usize),
-    /// The origin has put bytes on the wire, up to this offset of its n-th stream.
-    StreamSent(u32, u64),
-    /// They have come through the downlink.
-    StreamReceived(u32, u64, u64),
-}
-
-/// A part of the answer to a request.
-#[derive(Debug, Clone, Copy)]
-struct Piece {
-    extent: GroupRange,
-    bytes: u64,
-    last: bool,
-    corrupt: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    received_bytes: u64,
-    useful_bytes: u64,
-    end: Option<&'static str>,
+    /// The connection to a node is closed at the end of another.
+    Disconnected { at: usize, from: usize },
+    /// The progress is noted.
+    Sample,
 }
 
 struct World {
     cast: Cast,
-    scheduler: FetchScheduler,
+    site: Site,
     queue: Queue,
     random: StdRng,
-    downlink: Downlink,
-    peers: Vec<PeerActor>,
-    reader: ReaderActor,
-    present: GroupSet,
-    /// Requests that the scheduler waits for.
-    waiting: BTreeSet<(usize, GroupRange)>,
-    tallies: Vec<Tally>,
-    origin: Tally,
-    /// Number of the origin's stream that runs, if one does; stopped ones are ignored by it.
-    stream: Option<u32>,
+    nodes: Vec<Node>,
+    /// The one link to the origin.
+    origin: Uplink,
+    origin_sent_bytes: u64,
     streams: u32,
-    timer: Duration,
-    outcome: Option<Outcome>,
+    progress: Vec<Progress>,
 }
 
 /// Plays a scenario with a seed.
-pub fn run(scenario: &Scenario, seed: u64) -> Report {
+pub fn run(scenario: &Scenario, seed: u64, params: &Params) -> Report {
     let mut random = StdRng::seed_from_u64(seed);
-    let cast = scenario.cast(&mut random);
+    let cast = scenario.cast(&mut random, params);
     let mut world = World::new(cast, random, seed);
     world.play();
-    world.report(scenario, seed)
+    world.report(scenario, seed, params)
+}
+
+/// The node of a site that asks the origin while all are there.
+pub(crate) fn leader_of(cast: &Cast) -> usize {
+    let all: Vec<usize> = (0..cast.nodes.len()).collect();
+    Site::new(all.len()).leader(&all).unwrap_or(0)
 }
 
 impl World {
     fn new(cast: Cast, random: StdRng, seed: u64) -> Self {
+        // Every fetch has its own seed, and the first one that of the run.
+        let node_seed = |index: usize| seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9));
+        let nodes = cast.nodes.iter().enumerate();
         let mut world = Self {
-            scheduler: FetchScheduler::new(SchedulerConfig::default(), cast.size_bytes, seed),
+            nodes: nodes
+                .map(|(index, spec)| Node::new(spec.clone(), cast.size_bytes, node_seed(index)))
+                .collect(),
+            site: Site::new(cast.nodes.len()),
             queue: Queue::default(),
             random,
-            downlink: Downlink::new(cast.downlink_bytes_per_second),
-            peers: cast.peers.iter().cloned().map(PeerActor::new).collect(),
-            reader: ReaderActor::default(),
-            present: GroupSet::new(group_count(cast.size_bytes)),
-            waiting: BTreeSet::new(),
-            tallies: vec![Tally::default(); cast.peers.len()],
-            origin: Tally::default(),
-            stream: None,
+            origin: Uplink::new(cast.origin.as_ref().map_or(1.0, |origin| origin.bytes_per_second)),
+            origin_sent_bytes: 0,
             streams: 0,
-            timer: Duration::MAX,
-            outcome: None,
+            progress: Vec::new(),
             cast,
         };
+        world.connect();
         world.set_the_stage();
         world
     }
 
-    fn set_the_stage(&mut self) {
-        let tell = |queue: &mut Queue, at, event| queue.push(at, Happening::Tell(event));
-        let queue = &mut self.queue;
-        tell(queue, Duration::ZERO, self.reader.start());
-        if let Some(origin) = &self.cast.origin {
-            let kind = SourceKind::Origin {
-                ranged: false,
-                // What was seen of it lately: the truth, give or take.
-                expected_bytes_per_second: Some(origin.bytes_per_second * 0.8),
-                expected_first_byte: Some(origin.first_byte.mul_f64(1.2)),
-                relay: false,
-            };
-            tell(queue, Duration::ZERO, Event::SourceAdded { source: ORIGIN, kind });
+    /// Who is connected to whom: everybody, or a random sample.
+    fn connect(&mut self) {
+        let count = self.nodes.len();
+        let mut links = vec![std::collections::BTreeSet::new(); count];
+        let mut link = |a: usize, b: usize| {
+            if a != b {
+                links[a].insert(b);
+                links[b].insert(a);
+            }
+        };
+        for node in 0..count {
+            if count <= self.cast.neighbours + 1 {
+                (0..count).for_each(|other| link(node, other));
+                continue;
+            }
+            for _ in 0..self.cast.neighbours / 2 {
+                link(node, self.random.random_range(0..count));
+            }
         }
-        for (index, peer) in self.cast.peers.iter().enumerate() {
-            let kind = SourceKind::Peer { holdings: Holdings::Complete, rtt: Some(peer.rtt), prefix: None };
-            tell(queue, peer.joins_at, Event::SourceAdded { source: SourceId(index as u32), kind });
-            match peer.fate {
+        for (node, links) in self.nodes.iter_mut().zip(links) {
+            node.neighbours = links.into_iter().collect();
+        }
+    }
+
+    fn set_the_stage(&mut self) {
+        for (index, spec) in self.cast.nodes.iter().enumerate() {
+            self.queue.push(spec.joins_at, Happening::Joins(index));
+            match spec.fate {
                 Fate::Dies { at } | Fate::FallsSilent { at } | Fate::Slows { at, .. } => {
-                    queue.push(at, Happening::Strikes(index));
+                    self.queue.push(at, Happening::Strikes(index));
                 }
                 Fate::Steady | Fate::Lies { .. } => {}
             }
         }
-        tell(queue, self.cast.near_lookup_ends, Event::Lookup(LookupPhase::Wide));
-        tell(queue, self.cast.lookup_ends, Event::Lookup(LookupPhase::Finished));
+        self.queue.push(Duration::ZERO, Happening::Sample);
     }
 
     fn play(&mut self) {
-        while self.outcome.is_none() {
+        while self.nodes.iter().any(|node| !node.joined && node.alive || node.is_fetching()) {
             match self.queue.pop() {
                 Some(happening) if self.queue.now() <= MAX_TIME => self.happen(happening),
-                _ => self.outcome = Some(Outcome::Stuck),
+                _ => break,
             }
+        }
+        self.sample();
+        let now = self.queue.now();
+        for node in self.nodes.iter_mut().filter(|node| node.is_fetching()) {
+            (node.outcome, node.ended_at) = (Some(Outcome::Stuck), now);
         }
     }
 
     fn happen(&mut self, happening: Happening) {
-        let now = self.queue.now();
         match happening {
-            Happening::Tell(event) => self.tell(event),
-            Happening::Timer(at) if at == self.timer => self.tell(Event::Tick),
-            Happening::Timer(_) => {}
-            Happening::Asked(peer, extent) => {
-                let bytes = self.bytes_of(&extent);
-                self.peers[peer].asked(extent, bytes, &mut self.random);
-                self.send_next(peer);
+            Happening::Joins(node) => self.join(node),
+            Happening::Meet(a, b) => {
+                self.introduce(a, b);
+                self.introduce(b, a);
             }
-            Happening::PieceSent(peer) => {
-                let half_trip = self.peers[peer].spec.rtt / 2;
-                if let Some(piece) = self.peers[peer].sent() {
-                    let at = self.downlink.through(now + half_trip, piece.bytes);
-                    self.queue.push(at, Happening::PieceReceived(peer, piece));
-                }
-                self.send_next(peer);
+            Happening::Tell(node, event) => self.tell(node, event),
+            Happening::Timer(node, at) if at == self.nodes[node].timer => self.tell(node, Event::Tick),
+            Happening::Timer(..) => {}
+            Happening::Asked { server, by, extent } => self.asked(server, by, extent),
+            Happening::StreamAsked { server, by, stream, from_byte } => {
+                self.stream_asked(server, by, stream, from_byte);
             }
-            Happening::PieceReceived(peer, piece) => self.receive(peer, piece),
-            Happening::Strikes(peer) => {
-                if self.peers[peer].strike() {
-                    let at = now + self.peers[peer].spec.rtt / 2;
-                    self.queue.push(at, Happening::Disconnected(peer));
-                }
+            Happening::StreamStopped { server, by, stream } => self.stream_stopped(server, by, stream),
+            Happening::Sent { server, to, piece } => self.sent(server, to, piece),
+            Happening::Received { server, by, piece } => self.received(server, by, piece),
+            Happening::Tells(node) => self.tell_neighbours(node),
+            Happening::Alive { by, stream } => self.life_shown(by, stream),
+            Happening::Heard { by, of, holds } => self.heard(by, of, holds),
+            Happening::Strikes(node) => self.strike(node),
+            Happening::Disconnected { at, from } => self.disconnected(at, from),
+            Happening::Sample => {
+                self.sample();
+                self.queue.push_in(SAMPLE_EVERY, Happening::Sample);
             }
-            Happening::Disconnected(peer) => self.disconnected(peer),
-            Happening::StreamSent(stream, offset) => self.stream_sent(stream, offset),
-            Happening::StreamReceived(stream, from, to) => self.stream_received(stream, from, to),
         }
     }
 
-    fn bytes_of(&self, extent: &GroupRange) -> u64 {
-        let bytes = extent.bytes(self.cast.size_bytes);
-        bytes.end - bytes.start
+    fn half_trip(&self, a: usize, b: usize) -> Duration {
+        let rtt = |node: usize| self.nodes.get(node).map_or(Duration::ZERO, |node| node.spec.rtt);
+        (rtt(a) + rtt(b)) / 2
     }
 
-    fn tell(&mut self, event: Event) {
-        for action in self.scheduler.on_event(self.queue.now(), event) {
-            self.act(action);
-        }
-    }
-
-    fn act(&mut self, action: Action) {
+    /// A node begins: it looks who of its neighbours is there, and they hear of it.
+    fn join(&mut self, index: usize) {
         let now = self.queue.now();
-        match action {
-            Action::Request { source, extent } => {
-                let peer = source.0 as usize;
-                self.waiting.insert((peer, extent));
-                let at = now + self.peers[peer].spec.rtt / 2;
-                self.queue.push(at, Happening::Asked(peer, extent));
+        let node = &mut self.nodes[index];
+        if node.joined || !node.alive {
+            return;
+        }
+        (node.joined, node.joined_at) = (true, now);
+        for other in node.neighbours.clone() {
+            if self.nodes[other].joined && self.nodes[other].alive {
+                self.queue.push(now + self.half_trip(index, other) * 2, Happening::Meet(index, other));
             }
-            Action::Cancel { source, extent } => drop(self.waiting.remove(&(source.0 as usize, extent))),
-            Action::StartOrigin { from_byte, .. } => self.start_stream(from_byte),
-            Action::StopOrigin { .. } => self.stream = None,
-            Action::DropSource { source, .. } => self.leave(source, "dropped"),
-            Action::BanSource { source } => self.leave(source, "banned"),
-            Action::WakeAt(at) => {
-                self.timer = at;
-                self.queue.push(at, Happening::Timer(at));
+        }
+        if self.nodes[index].spec.holds {
+            return;
+        }
+        let start = self.nodes[index].reader.start(now);
+        self.tell(index, start);
+        self.add_streams(index);
+        let tells = TELL_EVERY.mul_f64(self.random.random_range(0.1..1.0));
+        self.queue.push(now + tells, Happening::Tells(index));
+        let (near, all) = (self.cast.near_lookup_ends, self.cast.lookup_ends);
+        self.queue.push(now + near, Happening::Tell(index, Event::Lookup(LookupPhase::Wide)));
+        self.queue.push(now + all, Happening::Tell(index, Event::Lookup(LookupPhase::Finished)));
+    }
+
+    fn strike(&mut self, index: usize) {
+        let now = self.queue.now();
+        match self.nodes[index].spec.fate {
+            Fate::Dies { .. } => {
+                self.die(index);
+                for other in 0..self.nodes.len() {
+                    if other != index {
+                        let at = now + self.half_trip(index, other);
+                        self.queue.push(at, Happening::Disconnected { at: other, from: index });
+                    }
+                }
             }
-            Action::Complete => self.outcome = Some(Outcome::Complete),
-            Action::Failed(_) => self.outcome = Some(Outcome::Failed),
+            Fate::FallsSilent { .. } => self.die(index),
+            Fate::Slows { to_bytes_per_second, .. } => {
+                self.nodes[index].uplink.bytes_per_second = to_bytes_per_second;
+            }
+            Fate::Steady | Fate::Lies { .. } => {}
         }
     }
 
-    fn leave(&mut self, source: SourceId, end: &'static str) {
-        if source == ORIGIN {
-            self.origin.end = Some(end);
-            self.stream = None;
-            return;
+    fn die(&mut self, index: usize) {
+        let now = self.queue.now();
+        let node = &mut self.nodes[index];
+        node.alive = false;
+        node.uplink.fall_silent();
+        if !node.spec.holds && node.outcome.is_none() {
+            (node.outcome, node.ended_at) = (Some(Outcome::Died), now);
         }
-        let peer = source.0 as usize;
-        self.waiting.retain(|(of, _)| *of != peer);
-        self.peers[peer].hang_up();
-        self.tallies[peer].end = Some(end);
+        self.origin.forget(index);
     }
 
-    fn send_next(&mut self, peer: usize) {
-        if let Some(time) = self.peers[peer].start_sending(&mut self.random) {
-            let at = self.queue.now() + time;
-            self.queue.push(at, Happening::PieceSent(peer));
-        }
-    }
-
-    fn receive(&mut self, peer: usize, piece: Piece) {
-        self.tallies[peer].received_bytes += piece.bytes;
-        if !piece.last || !self.waiting.remove(&(peer, piece.extent)) {
-            return;
-        }
-        let (source, extent) = (SourceId(peer as u32), piece.extent);
-        if piece.corrupt {
-            let fault = p2p_cache::fetch::scheduler::Fault::Corrupt;
-            self.tell(Event::ExtentFailed { source, extent, fault });
-            return;
-        }
-        self.tallies[peer].useful_bytes += self.store(extent);
-        self.tell(Event::ExtentDone { source, extent, timing: None });
-        self.read();
-    }
-
-    /// Stores groups and returns how many bytes of them were missing.
-    fn store(&mut self, groups: GroupRange) -> u64 {
-        let gaps: Vec<GroupRange> = self.present.missing_within(groups).collect();
-        self.present.insert(groups);
-        gaps.iter().map(|gap| self.bytes_of(gap)).sum()
-    }
-
-    fn read(&mut self) {
-        let prefix = GroupRange::new(0, self.present.prefix()).bytes(self.cast.size_bytes).end;
-        if let Some(event) = self.reader.advance(self.queue.now(), prefix) {
-            self.tell(event);
-        }
-    }
-
-    fn disconnected(&mut self, peer: usize) {
-        self.peers[peer].hang_up();
-        self.waiting.retain(|(of, _)| *of != peer);
-        self.tallies[peer].end.get_or_insert("gone");
-        self.tell(Event::SourceGone { source: SourceId(peer as u32) });
-    }
-
-    fn start_stream(&mut self, from_byte: u64) {
-        let Some(origin) = &self.cast.origin else { return };
-        self.streams += 1;
-        self.stream = Some(self.streams);
-        let at = self.queue.now() + origin.first_byte;
-        self.queue.push(at, Happening::StreamSent(self.streams, from_byte));
-    }
-
-    /// Bytes up to `offset` are out; the next piece follows.
-    fn stream_sent(&mut self, stream: u32, offset: u64) {
-        let Some(origin) = self.cast.origin.as_ref().filter(|_| self.stream == Some(stream)) else { return };
-        let next = (offset + PIECE_BYTES).min(self.cast.size_bytes);
-        if next == offset {
-            return;
-        }
-        let sent_at =
-            self.queue.now() + Duration::from_secs_f64((next - offset) as f64 / origin.bytes_per_second);
-        let received_at = self.downlink.through(sent_at, next - offset);
-        self.queue.push(received_at, Happening::StreamReceived(stream, offset, next));
-        self.queue.push(sent_at, Happening::StreamSent(stream, next));
-    }
-
-    fn stream_received(&mut self, stream: u32, from: u64, to: u64) {
-        if self.stream != Some(stream) {
-            return;
-        }
-        self.origin.received_bytes += to - from;
-        let groups = GroupRange::whole_in_bytes(from..to, self.cast.size_bytes);
-        self.origin.useful_bytes += self.store(groups);
-        self.tell(Event::OriginAt { source: ORIGIN, from_byte: 0, offset_bytes: to });
-        if to == self.cast.size_bytes && self.outcome.is_none() {
-            self.stream = None;
-            self.tell(Event::OriginEnded { source: ORIGIN, from_byte: 0, ok: true });
-        }
-        self.read();
-    }
-
-    fn report(self, scenario: &Scenario, seed: u64) -> Report {
-        let source = |name: String, fate: String, tally: &Tally| SourceReport {
-            name,
-            fate,
-            received_bytes: tally.received_bytes,
-            useful_bytes: tally.useful_bytes,
-            end: tally.end.unwrap_or("used"),
-        };
-        let peers = self.cast.peers.iter().zip(&self.tallies).enumerate();
-        let mut sources: Vec<SourceReport> = peers
-            .map(|(index, (spec, tally))| source(format!("peer {index}"), fate_of(spec.fate), tally))
-            .collect();
-        if self.cast.origin.is_some() {
-            sources.push(source("origin".to_owned(), "steady".to_owned(), &self.origin));
-        }
-        let stats = self.scheduler.stats();
-        let (seconds, ideal) = (self.queue.now().as_secs_f64(), self.cast.ideal().as_secs_f64());
-        Report {
-            scenario: scenario.name.to_owned(),
-            seed,
-            size_bytes: self.cast.size_bytes,
-            outcome: self.outcome.unwrap_or(Outcome::Stuck),
-            seconds,
-            ideal_seconds: ideal,
-            ratio: seconds / ideal,
-            first_byte_seconds: self.reader.first_byte().map(|at| at.as_secs_f64()),
-            longest_wait_seconds: self.reader.longest_wait(self.queue.now()).as_secs_f64(),
-            wasted_bytes: sources.iter().map(|source| source.received_bytes - source.useful_bytes).sum(),
-            hedges: stats.hedges,
-            hedged_bytes: stats.hedged_bytes,
-            hedge_budget_bytes: stats.hedge_budget_bytes,
-            sources,
-        }
-    }
-}
-
-fn fate_of(fate: Fate) -> String {
-    match fate {
-        Fate::Steady => "steady".to_owned(),
-        Fate::Dies { at } => format!("dies at {:.3} s", at.as_secs_f64()),
-        Fate::FallsSilent { at } => format!("falls silent at {:.3} s", at.as_secs_f64()),
-        Fate::Slows { at, to_bytes_per_second } => {
-            format!("slows to {:.2} MB/s at {:.3} s", to_bytes_per_second / 1e6, at.as_secs_f64())
-        }
-        Fate::Lies { share } => format!("lies in {:.0} % of its answers", share * 100.0),
+    fn sample(&mut self) {
+        let all = self.nodes.iter().filter(|node| !node.spec.holds && node.alive);
+        let shares: Vec<f64> =
+            all.map(|node| node.present.len() as f64 / node.present.count().max(1) as f64).collect();
+        let count = shares.len().max(1) as f64;
+        self.progress.push(Progress {
+            seconds: self.queue.now().as_secs_f64(),
+            least: shares.iter().copied().fold(1.0, f64::min),
+            mean: shares.iter().sum::<f64>() / count,
+            most: shares.iter().copied().fold(0.0, f64::max),
+        });
     }
 }

@@ -19,7 +19,8 @@ pub(super) struct ReaderActor {
 
 impl ReaderActor {
     /// It opens the blob.
-    pub(super) fn start(&self) -> Event {
+    pub(super) fn start(&mut self, now: Duration) -> Event {
+        self.last_byte = now;
         Event::ReaderAt { reader: READER, offset_bytes: 0 }
     }
 

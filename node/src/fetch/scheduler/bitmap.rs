@@ -161,6 +161,21 @@ impl Bitmap {
         total
     }
 
+    /// The n-th position that is set, counted from 0.
+    pub(super) fn nth_set(&self, mut n: u64) -> Option<u64> {
+        for index in 0..self.len.div_ceil(WORD_BITS) {
+            let mut word = self.word(index);
+            let ones = u64::from(word.count_ones());
+            if n < ones {
+                (0..n).for_each(|_| word &= word - 1);
+                return Some(index * WORD_BITS + u64::from(word.trailing_zeros()))
+                    .filter(|at| *at < self.len);
+            }
+            n -= ones;
+        }
+        None
+    }
+
     /// The first clear position of a range.
     pub(super) fn first_clear(&self, range: Range<u64>) -> Option<u64> {
         let skip = |chunk: u64| matches!(self.chunks[chunk as usize], Chunk::Full);
@@ -276,6 +291,7 @@ mod tests {
             prop_assert_eq!(map.ones(), model.len() as u64);
             prop_assert_eq!(map.is_full(), model.len() as u64 == len);
             prop_assert_eq!(map.count(a..b), all().filter(|at| model.contains(at)).count() as u64);
+            prop_assert_eq!(map.nth_set(a), model.iter().nth(a as usize).copied());
             prop_assert_eq!(map.first_clear(a..b), all().find(|at| !model.contains(at)));
             prop_assert_eq!(map.last_clear(a..b), all().rfind(|at| !model.contains(at)));
             prop_assert_eq!(map.first_set(a..b, None), all().find(|at| model.contains(at)));

@@ -40,8 +40,8 @@ impl Held {
 /// In which order open blocks behind the windows are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Rarest first, ascending from the fetch's random offset and around.
-    FromOffset,
+    /// Rarest first, ascending from a block and around.
+    From(u64),
     /// Rarest first, descending from the end: a stream fills from the front.
     FromBack,
 }
@@ -96,6 +96,24 @@ impl BlobMap {
 
     pub(super) fn missing_bytes(&self) -> u64 {
         (self.groups - self.present.ones()).saturating_mul(GROUP_BYTES).min(self.size_bytes)
+    }
+
+    /// Where this fetch begins behind the windows.
+    pub(super) fn first_block(&self) -> u64 {
+        self.first_block
+    }
+
+    /// True when a block has groups that are neither present nor asked for, and no partial holder has any of them.
+    pub(super) fn is_rare(&self, block: u64) -> bool {
+        self.open_by_rarity[0].get(block)
+    }
+
+    /// Any of the open blocks that no partial holder has, each as likely as the others: to take the next one from a
+    /// random place on would prefer those behind long runs that everybody has. Without any of them, any block.
+    pub(super) fn random_block(&self, random: &mut Random) -> u64 {
+        let rare = &self.open_by_rarity[0];
+        let any = random.below(rare.ones());
+        rare.nth_set(any).unwrap_or_else(|| random.below(self.blocks))
     }
 
     pub(super) fn has_open(&self) -> bool {
@@ -263,14 +281,14 @@ impl BlobMap {
     ) -> impl Iterator<Item = u64> + 'a {
         let mask = held.map(|h| &h.blocks);
         let parts = match order {
-            Order::FromOffset => [self.first_block..self.blocks, 0..self.first_block],
+            Order::From(block) => [block..self.blocks, 0..block],
             Order::FromBack => [0..self.blocks, 0..0],
         };
         self.open_by_rarity.iter().flat_map(move |class| {
             parts.clone().into_iter().flat_map(move |part| {
                 let mut left = part;
                 std::iter::from_fn(move || match order {
-                    Order::FromOffset => {
+                    Order::From(_) => {
                         let block = class.first_set(left.clone(), mask)?;
                         left.start = block + 1;
                         Some(block)

@@ -49,9 +49,11 @@ pub struct SchedulerConfig {
     /// A partial holder whose holdings grew within this time is fetching the blob itself.
     pub growing_time: Duration,
     /// With others fetching the blob too, what only complete holders have is taken in random order, so that each of
-    /// them is sent to somebody else. A reader that stands still for this long (and up to twice as long, so that not
-    /// all readers of a site ask for the same) gets its next bytes first all the same.
+    /// them is sent to somebody else. A reader that stands still for this long, and some more, so that not
+    /// all readers of a swarm ask for the same, gets its next bytes first all the same.
     pub reader_patience: Duration,
+    /// How much longer it may take before it does.
+    pub max_reader_patience: Duration,
     /// A peer that is silent for this long with requests open has stalled, whatever was measured. Lower bound.
     pub min_stall: Duration,
     /// The same before anything was measured.
@@ -129,6 +131,7 @@ impl Default for SchedulerConfig {
             max_window_bytes: 64 * MIB,
             growing_time: Duration::from_secs(3),
             reader_patience: Duration::from_millis(500),
+            max_reader_patience: Duration::from_secs(8),
             min_stall: Duration::from_secs(1),
             initial_stall: Duration::from_secs(4),
             max_stall: Duration::from_secs(20),

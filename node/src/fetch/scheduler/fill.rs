@@ -33,7 +33,12 @@ impl FetchScheduler {
             let Some(best) = (0..ready.len()).min_by_key(|index| expected(&ready[*index])) else { return };
             let id = ready[best];
             // A request to one peer may close the way to others of its prefix.
-            let chosen = if self.has_room(now, id) { self.choose(now, id, guessed) } else { None };
+            let chosen = if self.has_room(now, id) {
+                let start = self.start_block(id);
+                self.choose(now, id, guessed, start)
+            } else {
+                None
+            };
             let Some(extent) = chosen else {
                 ready.swap_remove(best);
                 continue;
@@ -54,8 +59,11 @@ impl FetchScheduler {
         }
         for id in self.peers_with_room(now) {
             let held = self.peers.get(&id).and_then(|peer| peer.held.as_ref());
-            let first =
-                self.map.open_blocks(held, Order::FromOffset).take(MAX_CANDIDATES).find_map(|block| {
+            let first = self
+                .map
+                .open_blocks(held, Order::From(self.map.first_block()))
+                .take(MAX_CANDIDATES)
+                .find_map(|block| {
                     let group = self.map.first_wanted(self.map.block_groups(block), held)?;
                     self.map.run_up(group, held, BLOCK_GROUPS)
                 });
@@ -119,13 +127,25 @@ impl FetchScheduler {
         let Some(peer) = self.peers.get_mut(&source) else { return };
         let planned = peer.expected(bytes, guessed);
         peer.sent(now, bytes);
+        peer.last_block = (extent.end - 1) / BLOCK_GROUPS;
         self.requests.insert(Request { source, extent, asked_at: now, planned, charged_bytes }, bytes);
         self.map.mark_asked(&extent);
         self.first_request_at.get_or_insert(now);
         actions.push(Action::Request { source, extent });
     }
 
-    fn choose(&self, now: Duration, id: SourceId, guessed: f64) -> Option<GroupRange> {
+    /// Where blocks behind the windows are taken from: ascending in this fetch, but anywhere in a swarm. Fetches that
+    /// ascend would meet at the same block sooner or later, and go on with the same blocks at the same time. A block
+    /// that was begun is gone on with, unless somebody else has begun it too.
+    fn start_block(&mut self, id: SourceId) -> u64 {
+        if self.swarm == 0 {
+            return self.map.first_block();
+        }
+        let last = self.peers.get(&id).map_or(0, |peer| peer.last_block);
+        if self.map.is_rare(last) { last } else { self.map.random_block(&mut self.random) }
+    }
+
+    fn choose(&self, now: Duration, id: SourceId, guessed: f64, start_block: u64) -> Option<GroupRange> {
         let peer = self.peers.get(&id)?;
         let held = peer.held.as_ref();
         let room = peer.room(now, &self.config).min(self.total_room());
@@ -136,8 +156,8 @@ impl FetchScheduler {
             let urgent = if distance == 0 { peer.urgent_groups() } else { max_groups };
             return self.map.run_up(group, held, max_groups.min(urgent));
         }
-        let order = if self.stream().is_some() { Order::FromBack } else { Order::FromOffset };
-        let spares_windows = self.in_swarm && held.is_none();
+        let order = if self.stream().is_some() { Order::FromBack } else { Order::From(start_block) };
+        let spares_windows = self.swarm > 0 && held.is_none();
         let windows = if spares_windows { Vec::new() } else { self.waiting_windows(now) };
         // Who may take what a reader waits for has been decided by its window.
         let behind = |block: &u64| {
@@ -150,7 +170,7 @@ impl FetchScheduler {
                 && !first.is_some_and(|group| self.rest_is_sooner(now, id, group, expected, guessed))
         })?;
         match order {
-            Order::FromOffset => {
+            Order::From(_) => {
                 let first = self.map.first_wanted(self.map.block_groups(block), held)?;
                 self.map.run_up(first, held, max_groups)
             }
@@ -177,9 +197,9 @@ impl FetchScheduler {
         guessed: f64,
     ) -> Option<(u64, u64)> {
         // In a swarm a complete holder sends what nobody else has; windows are filled from those that have got it.
-        let spares_windows = self.in_swarm && self.peers.get(&id)?.held.is_none();
+        let spares_windows = self.swarm > 0 && self.peers.get(&id)?.held.is_none();
         let of_reader = |reader: &Reader| {
-            if spares_windows && !reader.stands_still(now, self.seed, &self.config) {
+            if spares_windows && !reader.stands_still(now, self.seed, self.swarm, expected, &self.config) {
                 return None;
             }
             let offset = reader.offset_bytes();

@@ -20,7 +20,8 @@
 //!   have become so fast that it hardly matters. One that may start anywhere begins where a reader waits and skips
 //!   what peers have delivered. A silent one is left for the next.
 //! - *A swarm* is a fetch with peers that are fetching too. What only complete holders have is then taken in random
-//!   order, so that each of them sends it once and the others spread it; a reader that stands still is served first.
+//!   order and little at a time, so that they send each block about once and the others spread it; a reader that
+//!   stands still is served first.
 //!
 //! Every event order is legal, and all state is bounded by [`SchedulerConfig`] and the size of the blob.
 
@@ -72,8 +73,8 @@ pub struct FetchScheduler {
     requests: Requests,
     peers: BTreeMap<SourceId, Peer>,
     prefixes: Prefixes,
-    /// True while other nodes that fetch the blob too are among the peers.
-    in_swarm: bool,
+    /// How many of the peers fetch the blob too.
+    swarm: usize,
     /// In the order in which they were added.
     upstreams: Vec<Upstream>,
     readers: Readers,
@@ -128,7 +129,7 @@ impl FetchScheduler {
             requests: Requests::default(),
             peers: BTreeMap::new(),
             prefixes: Prefixes::default(),
-            in_swarm: false,
+            swarm: 0,
             upstreams: Vec::new(),
             readers: Readers::default(),
             banned: BTreeSet::new(),
@@ -228,7 +229,7 @@ impl FetchScheduler {
     fn plan(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.expire(now, actions);
         self.note_probation(now);
-        self.in_swarm = self.peers.values().any(|peer| peer.is_growing(now, &self.config));
+        self.note_swarm(now);
         let in_windows = self.hedge(now, HedgeScope::Windows, actions);
         self.fill(now, actions);
         if self.note_idle(now) && self.plan_origin(now, actions) {
@@ -241,6 +242,13 @@ impl FetchScheduler {
             return;
         }
         self.set_wake(now, in_windows.into_iter().chain(at_end), actions);
+    }
+
+    fn note_swarm(&mut self, now: Duration) {
+        self.swarm = self.peers.values().filter(|peer| peer.is_growing(now, &self.config)).count();
+        for peer in self.peers.values_mut() {
+            peer.spare = self.swarm > 0 && peer.held.is_none();
+        }
     }
 
     /// Keeps `idle_since`; always true, to be read as a step.

@@ -35,6 +35,10 @@ pub(super) struct Peer {
     pub(super) prefix: Option<u64>,
     /// Its prefix misbehaved and it has shown nothing yet. Kept by the plan.
     pub(super) on_probation: bool,
+    /// It holds all of the blob, and others that fetch it are known. Kept by the plan.
+    pub(super) spare: bool,
+    /// The block that it was asked for last.
+    pub(super) last_block: u64,
     /// When its holdings last grew: it fetches the blob itself.
     pub(super) grew_at: Option<Duration>,
     pub(super) rate: RateEstimate,
@@ -64,6 +68,8 @@ impl Peer {
             rtt,
             prefix,
             on_probation: false,
+            spare: false,
+            last_block: 0,
             grew_at: None,
             rate: RateEstimate::default(),
             latency: LatencyEstimate::default(),
@@ -139,10 +145,20 @@ impl Peer {
         self.completed >= MEASURED_EXTENTS
     }
 
+    /// True when it should be asked for little at a time: it is slow (for others ask it too) and others spread what it
+    /// sends, if they do not all ask for the same. What is in flight nobody knows of yet.
+    pub(super) fn is_spared(&self) -> bool {
+        let block = (BLOCK_GROUPS * GROUP_BYTES) as f64;
+        self.spare && self.rate.get().is_some_and(|rate| rate * EXTENT_TIME.as_secs_f64() < block)
+    }
+
     /// Bytes that should be in flight: twice the bandwidth-delay product, where the delay is the smallest latency
     /// ever measured. (A queue of our own making cannot feed on itself that way.) On a fast line with next to no delay
     /// it is our own threads on both sides that have to be kept busy.
     pub(super) fn in_flight_limit(&self, config: &SchedulerConfig) -> u64 {
+        if self.is_spared() {
+            return BLOCK_GROUPS * GROUP_BYTES;
+        }
         let delay = self.latency.min().or(self.rtt).unwrap_or_default().max(PIPELINE_TIME);
         let wanted = self.rate.get().map_or(0.0, |rate| 2.0 * rate * delay.as_secs_f64()) as u64;
         wanted.min(config.max_in_flight_bytes).max(config.min_in_flight_bytes)

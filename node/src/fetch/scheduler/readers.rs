@@ -16,10 +16,19 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// True when it has not moved for its patience, which differs from one fetch and one place to another.
-    pub(super) fn stands_still(&self, now: Duration, seed: u64, config: &SchedulerConfig) -> bool {
-        let extra = Random(seed ^ self.offset_bytes).below(256) as f64 / 256.0;
-        now >= self.moved_at + config.reader_patience.mul_f64(1.0 + extra)
+    /// True when it has not moved for its patience. That is spread so far that of `others` fetches whose readers stand
+    /// at the same place one asks, and the others see what came of it: `answer` is how long that takes.
+    pub(super) fn stands_still(
+        &self,
+        now: Duration,
+        seed: u64,
+        others: usize,
+        answer: Duration,
+        config: &SchedulerConfig,
+    ) -> bool {
+        let share = Random(seed ^ self.offset_bytes).below(1024) as f64 / 1024.0;
+        let spread = answer.max(config.reader_patience).mul_f64(share * others as f64);
+        now >= self.moved_at + config.reader_patience + spread.min(config.max_reader_patience)
     }
 
     /// The bytes that it wants soon.

@@ -151,7 +151,8 @@ pub enum Event {
         /// Where this stream began: as in [`Action::StartOrigin`]. Tells the reports of a stream that was stopped
         /// from those of the next one.
         from_byte: u64,
-        /// The first byte of the blob after `from_byte` that is not stored yet.
+        /// The first byte of the blob after `from_byte` that is not stored yet. The same again is a sign of life: a
+        /// relay that waits for bytes itself is not left for being silent.
         offset_bytes: u64,
     },
     /// The stream of an origin ended. Not to be reported after [`Action::StopOrigin`] (harmless if it is).

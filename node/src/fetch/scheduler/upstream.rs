@@ -46,7 +46,9 @@ pub(super) struct Upstream {
     from_byte: u64,
     /// Stored up to here. Kept after a stop: the last report may still be on its way.
     at_byte: u64,
+    /// When it last gave a sign of life, and when bytes.
     progress_at: Duration,
+    bytes_at: Duration,
     rate: RateEstimate,
 }
 
@@ -72,6 +74,7 @@ impl Upstream {
             from_byte: 0,
             at_byte: 0,
             progress_at: Duration::ZERO,
+            bytes_at: Duration::ZERO,
             rate: RateEstimate::default(),
         })
     }
@@ -114,6 +117,8 @@ impl Upstream {
     pub(super) fn advance(&mut self, now: Duration, offset: u64, size_bytes: u64) -> Option<GroupRange> {
         let offset = offset.min(size_bytes);
         if offset <= self.at_byte {
+            // A relay that waits itself says so.
+            self.progress_at = now;
             return None;
         }
         if self.at_byte == self.from_byte {
@@ -124,6 +129,7 @@ impl Upstream {
             self.rate.add(now, offset - self.at_byte);
         }
         self.progress_at = now;
+        self.bytes_at = now;
         let start = self.at_byte / GROUP_BYTES;
         let end = if offset == size_bytes { offset.div_ceil(GROUP_BYTES) } else { offset / GROUP_BYTES };
         self.at_byte = offset;
@@ -225,10 +231,9 @@ impl FetchScheduler {
         if now >= stream.silent_at(&self.config) {
             return true;
         }
-        if !other.is_known
-            || stream.rate.get().is_none()
-            || now < stream.started_at + self.config.compare_after
-        {
+        // One that lives and has nothing yet is catching up; to begin at another one would take as long.
+        let trickles = stream.rate.get().is_some() && now < stream.bytes_at + self.config.stream_patience;
+        if !other.is_known || !trickles || now < stream.started_at + self.config.compare_after {
             return false;
         }
         let end = (self.map.missing_end() * GROUP_BYTES).min(self.map.size_bytes());
@@ -304,7 +309,7 @@ impl FetchScheduler {
 
     /// How long nothing may be in flight: no time at all when no peer could change that soon.
     fn idle_patience(&self) -> Duration {
-        if self.in_swarm {
+        if self.swarm > 0 {
             return self.config.relay_patience;
         }
         let could_help = |held: Option<&Held>| self.map.open_in(0..self.map.groups(), held).is_some();

@@ -233,6 +233,28 @@ fn a_silent_relay_is_passed_over_within_two_seconds() {
     assert!(world.origin_bytes <= 17 * MIB, "what it gave is not fetched again: {}", world.origin_bytes);
 }
 
+#[test]
+fn a_relay_that_shows_life_while_it_catches_up_is_not_left() {
+    let mut scheduler = with_origin(64 * MIB, false);
+    let relay = SourceKind::Origin {
+        ranged: true,
+        expected_bytes_per_second: None,
+        expected_first_byte: None,
+        relay: true,
+    };
+    let source = SourceId(1);
+    scheduler.on_event(Duration::ZERO, Event::SourceAdded { source, kind: relay });
+    assert_eq!(starts(&scheduler.on_event(MS, Event::Lookup(LookupPhase::Finished))), [(source, 0)]);
+    let at = |offset_bytes| Event::OriginAt { source, from_byte: 0, offset_bytes };
+    for step in 1..=10u64 {
+        assert_eq!(starts(&scheduler.on_event(MS * 100 * step as u32, at(step * MIB))), []);
+    }
+    for step in 11..=100 {
+        assert_eq!(starts(&scheduler.on_event(MS * 100 * step, at(0))), [], "{step}");
+    }
+    assert_eq!(starts(&scheduler.on_event(MS * 11_600, Event::Tick)), [(ORIGIN, 0)], "silent now");
+}
+
 /// Two nodes that fetch from one complete holder, and see what the other has.
 #[test]
 fn in_a_swarm_the_complete_holder_is_asked_for_what_nobody_else_has() {
