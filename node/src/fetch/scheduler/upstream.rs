@@ -14,6 +14,8 @@ use super::types::{Action, DropReason, LookupPhase, SourceId, SourceKind};
 const STREAM_LEAD: Duration = Duration::from_millis(250);
 /// A first byte may take this many times as long as expected before its stream counts as silent.
 const FIRST_BYTE_SLACK: u32 = 3;
+/// A stream that goes on after such a gap was waiting itself, and was not slow.
+const CATCHING_UP: Duration = Duration::from_secs(1);
 /// The rest of an origin that was left doubles at most this often.
 const MAX_DOUBLINGS: u32 = 5;
 
@@ -124,6 +126,9 @@ impl Upstream {
         if self.at_byte == self.from_byte {
             // The wait for the first byte is not part of the rate.
             self.expected_first_byte = now.saturating_sub(self.started_at);
+            self.rate.begin(now);
+        } else if now.saturating_sub(self.bytes_at) > CATCHING_UP {
+            // Nor is the time in which a relay had nothing to pass on.
             self.rate.begin(now);
         } else {
             self.rate.add(now, offset - self.at_byte);
