@@ -92,6 +92,10 @@ impl Peers for MemoryPeers {
         Vec::new()
     }
 
+    fn relays(&self, _hash: StoreHash) -> Vec<PeerId> {
+        Vec::new()
+    }
+
     fn pass_over(&self, _peer: PeerId) {}
 
     async fn resolve(&self, peer: PeerId, _hash: StoreHash) -> Result<Option<String>, PeerError> {

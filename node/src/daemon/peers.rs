@@ -10,7 +10,7 @@ use p2p_cache_discovery::{Network, PeerId, ProviderDirectory, ProviderKey, Scope
 use p2p_cache_protocol::{BlobId, Digest, GroupRange, Sha256Digest, StoreHash};
 
 use crate::fetch::scheduler::Timing;
-use crate::fetch::{Leader, Offer, Peers, leader};
+use crate::fetch::{Leader, Offer, Peers, leader, relay_tree};
 use crate::peers::{self, Arriving, BanReason, Bans, PeerClient, PeerError, RangeAnswer, Watched};
 
 /// Connected peers asked for one thing, nearest first.
@@ -57,6 +57,23 @@ impl Swarm {
     ) -> Self {
         let passed_over = PassedOver(Mutex::new(LruCache::new(MAX_PASSED_OVER)));
         Self { network, client, bans, salt: salt.to_vec(), directory, passed_over }
+    }
+}
+
+impl Swarm {
+    /// The members of our site, ourselves included, in the order in which they lead for `hash`.
+    fn ranking(&self, hash: StoreHash) -> Vec<PeerId> {
+        let others = self.network.peers().into_iter().filter(|info| {
+            info.speaks_p2p_cache
+                && info.scope == Scope::Lan
+                && !self.bans.is_banned(info.peer)
+                && !self.passed_over.contains(info.peer)
+        });
+        let members: Vec<_> = others.map(|info| info.peer).collect();
+        if members.is_empty() {
+            return Vec::new();
+        }
+        leader::ranking(hash, members.into_iter().chain([self.network.local_peer_id()]))
     }
 }
 
@@ -117,18 +134,12 @@ impl Peers for Swarm {
 
     fn leaders(&self, hash: StoreHash) -> Vec<Leader> {
         let us = self.network.local_peer_id();
-        let others = self.network.peers().into_iter().filter(|info| {
-            info.speaks_p2p_cache
-                && info.scope == Scope::Lan
-                && !self.bans.is_banned(info.peer)
-                && !self.passed_over.contains(info.peer)
-        });
-        let members: Vec<_> = others.map(|info| info.peer).collect();
-        if members.is_empty() {
-            return Vec::new();
-        }
-        let ranked = leader::ranking(hash, members.into_iter().chain([us]));
-        ranked.into_iter().map(|peer| if peer == us { Leader::Us } else { Leader::Peer(peer) }).collect()
+        let ranking = self.ranking(hash).into_iter();
+        ranking.map(|peer| if peer == us { Leader::Us } else { Leader::Peer(peer) }).collect()
+    }
+
+    fn relays(&self, hash: StoreHash) -> Vec<PeerId> {
+        relay_tree::relays(&self.ranking(hash), self.network.local_peer_id())
     }
 
     fn pass_over(&self, peer: PeerId) {

@@ -20,7 +20,7 @@ use super::scheduler::{
     SourceKind,
 };
 use super::transfer::{Phase, Transfer};
-use super::{FetchError, FetchRequest, Leader, Shared};
+use super::{FetchError, FetchRequest, Shared};
 use crate::origin::OriginId;
 use crate::peers::{BanReason, PeerError};
 use crate::store::WriteError;
@@ -288,10 +288,7 @@ impl<'a> Driver<'a> {
     /// Whether the stream can start anywhere: a leader's comes from the front, and so does what is compressed.
     fn origin_has_ranges(&self) -> bool {
         let Some(narinfo) = &self.request.narinfo else { return false };
-        let hash = narinfo.store_path.hash();
-        let ours = || {
-            self.request.leading || !matches!(self.shared.peers.leaders(hash).first(), Some(Leader::Peer(_)))
-        };
+        let ours = || self.shared.peers.relays(narinfo.store_path.hash()).is_empty();
         self.request.origin.is_some() && narinfo.compression == Compression::None && ours()
     }
 
@@ -465,7 +462,7 @@ impl<'a> Driver<'a> {
             narinfo,
             preferred: self.request.origin,
             transfer: Arc::clone(&self.transfer),
-            alone: self.request.leading || self.shared.suspicions.distrusts_leaders(self.request.digest),
+            alone: self.shared.suspicions.distrusts_leaders(self.request.digest),
             from_byte,
             source: ORIGIN,
             reports: self.reports.clone(),

@@ -55,6 +55,9 @@ pub trait Peers: Send + Sync + 'static {
     /// passed over lately. Empty when there is nobody but us.
     fn leaders(&self, hash: StoreHash) -> Vec<Leader>;
 
+    /// From whom we take a NAR that nobody of our site holds, best first; empty when asking the origins is up to us.
+    fn relays(&self, hash: StoreHash) -> Vec<PeerId>;
+
     /// `peer` led for us and failed: it is left out of [`Peers::leaders`] for a while.
     fn pass_over(&self, peer: PeerId);
 

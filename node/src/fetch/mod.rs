@@ -53,8 +53,7 @@ pub struct FetchRequest {
     pub narinfo: Option<Arc<NarInfo>>,
     /// The origin that answered with this narinfo, if one did: its URL is used without asking again.
     pub origin: Option<OriginId>,
-    /// On whose behalf. What is fetched for a peer is asked of the origins, never of the peer's own site: it believes
-    /// that we lead.
+    /// Fetched for a node of our site, which has asked all others whether they hold it.
     pub leading: bool,
 }
 

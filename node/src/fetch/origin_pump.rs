@@ -69,7 +69,7 @@ impl OriginPump {
     }
 
     async fn pump(&self) -> Result<(), Report> {
-        if !self.alone && self.follow_leaders().await.map_err(Report::Fatal)? {
+        if !self.alone && self.follow_site().await.map_err(Report::Fatal)? {
             return Ok(());
         }
         let mut skip = Vec::new();

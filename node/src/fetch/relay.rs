@@ -1,4 +1,5 @@
-//! Following the leader of our site: it alone asks the origin, we take from it what it gets, while it gets it.
+//! Following the leader of our site: it alone asks the origin, we take what it gets while it gets it, from the leader
+//! itself or from a node between it and us ([`relay_tree`](super::relay_tree)).
 //!
 //! Nobody can verify these bytes before the whole is there. They are treated like an origin's, and readers wait for
 //! the whole where they can ([`Transfer::read`](super::Transfer::read)).
@@ -9,20 +10,15 @@ use p2p_cache_protocol::Digest;
 
 use super::FetchError;
 use super::driver::Report;
-use super::links::Leader;
 use super::origin_pump::OriginPump;
 use crate::metrics::Source;
 use crate::peers::PeerError;
 
-/// Leaders tried before we ask the origins ourselves. Each may cost the time limit of its first answer.
-const MAX_LEADERS: usize = 3;
-
 impl OriginPump {
-    /// True when a leader gave the whole; false when the origins are ours to ask.
-    pub(super) async fn follow_leaders(&self) -> Result<bool, FetchError> {
-        for leader in self.shared.peers.leaders(self.narinfo.store_path.hash()).into_iter().take(MAX_LEADERS)
-        {
-            let Leader::Peer(peer) = leader else { return Ok(false) };
+    /// True when a node of our site relayed the whole; false when the origins are ours to ask: we lead, or those from
+    /// whom we should have taken it failed.
+    pub(super) async fn follow_site(&self) -> Result<bool, FetchError> {
+        for peer in self.shared.peers.relays(self.narinfo.store_path.hash()) {
             self.transfer.set_following(Some(peer));
             let followed = self.follow(peer).await;
             self.transfer.set_following(None);
