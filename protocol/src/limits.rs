@@ -48,6 +48,9 @@ pub const MAX_STORE_NAME_BYTES: usize = 211;
 /// missing, and small enough for a frame.
 pub const MAX_RUNS: usize = 8 * 1024;
 
+/// Largest piece of a blob that is streamed while it arrives, in bytes.
+pub const MAX_ARRIVING_CHUNK_BYTES: usize = 256 * 1024;
+
 /// Longest `agent` of a hello message, in bytes.
 pub const MAX_AGENT_BYTES: usize = 64;
 

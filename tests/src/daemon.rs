@@ -206,6 +206,15 @@ impl Daemon {
         self.status()["peers"].as_array().map_or(0, Vec::len)
     }
 
+    /// Waits until this many peers have said who they are: before that they are no members of the site.
+    pub fn wait_for_members(&self, count: usize) {
+        wait_until(Duration::from_secs(20), "peers to say who they are", || {
+            let status = self.status();
+            let peers = status["peers"].as_array();
+            peers.is_some_and(|peers| peers.iter().filter(|peer| peer["agent"].is_string()).count() >= count)
+        });
+    }
+
     /// Waits until no transfer is under way, so that everything fetched has been committed.
     pub fn wait_until_idle(&self) {
         wait_until(Duration::from_secs(30), "transfers to end", || {

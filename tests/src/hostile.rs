@@ -351,12 +351,11 @@ impl Shared {
         match self.lies.manner {
             Manner::Leads => {
                 write_frame(stream, &head).await?;
-                stream.write_all(bytes).await?;
-                stream.flush().await
+                write(stream, &in_pieces(bytes)).await
             }
             Manner::SilentAfterHalf => {
                 write_frame(stream, &head).await?;
-                write_and_linger(stream, &bytes[..bytes.len() / 2]).await
+                write_and_linger(stream, &in_pieces(&bytes[..bytes.len() / 2])).await
             }
             _ => write_frame(stream, &Response::NotFound).await,
         }
@@ -404,6 +403,12 @@ impl Shared {
             _ => write(stream, &body).await,
         }
     }
+}
+
+/// As the bytes of a blob are streamed while it arrives.
+fn in_pieces(bytes: &[u8]) -> Vec<u8> {
+    let pieces = bytes.chunks(100_000);
+    pieces.flat_map(|piece| [&(piece.len() as u32).to_le_bytes(), piece].concat()).collect()
 }
 
 async fn trickle(stream: &mut PeerStream, bytes: &[u8]) -> io::Result<()> {

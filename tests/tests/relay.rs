@@ -23,7 +23,7 @@ fn site(count: usize, package: &Package, origin: &str, flags: &[(&str, &str)]) -
         nodes.push(builder.start());
     }
     for node in &nodes {
-        node.wait_for_peers(count - 1);
+        node.wait_for_members(count - 1);
     }
     nodes
 }

@@ -33,7 +33,7 @@ const REPORT_BYTES: u64 = 256 * 1024;
 const READER_PATIENCE: Duration = Duration::from_secs(14);
 
 /// Bytes that came through a leader can be verified only with the whole. A client gets none of them before that, unless
-/// it would have to wait longer than this; then they flow as those of an origin do, and the tail is held back.
+/// the fetch takes longer than this; then they flow as those of an origin do, and the tail is held back.
 const RELAY_HOLD: Duration = Duration::from_secs(8);
 
 /// Who reads.
@@ -207,7 +207,7 @@ impl Transfer {
     async fn readable(&self, offset: u64, whom: For) -> Result<u64, FetchError> {
         let mut phase = self.phase.subscribe();
         let mut arrivals = self.partial.changes();
-        let give_way = tokio::time::Instant::now() + RELAY_HOLD;
+        let give_way = tokio::time::Instant::from_std(self.started + RELAY_HOLD);
         loop {
             let held = whom == For::Client && self.relayed.load(Ordering::Relaxed);
             let hold_over = tokio::time::Instant::now() >= give_way;

@@ -88,8 +88,11 @@ pub const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A leader that sends nothing of a blob for this long is passed over.
 pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Bytes of an arriving blob that are handed on at once.
-pub const FOLLOW_CHUNK_BYTES: usize = 256 * 1024;
+/// A node that waits for bytes of a blob itself says so this often to those that follow it.
+pub const ARRIVAL_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// One that says nothing else for this long is passed over all the same.
+pub const ARRIVAL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Things done at once on behalf of one peer: narinfos asked of the origins, blobs streamed while they arrive.
 pub const MAX_LED_PER_PEER: usize = 16;

@@ -93,8 +93,10 @@ pub enum Response {
         /// The size in bytes.
         size: u64,
     },
-    /// Raw bytes follow, as they arrive, from the offset asked for to the end. Nobody has verified them: the
-    /// receiver checks the hash of the whole. A stream that ends early is a fetch that failed.
+    /// The bytes follow as they arrive, from the offset asked for to the end, in pieces: the length of each as a
+    /// little-endian `u32`, at most [`MAX_ARRIVING_CHUNK_BYTES`](crate::limits::MAX_ARRIVING_CHUNK_BYTES). A length of 0
+    /// says that the peer is waiting for bytes itself. Nobody has verified them: the receiver checks the hash of the
+    /// whole. A stream that ends early is a fetch that failed.
     Arriving {
         /// Size of the whole in bytes.
         size: u64,

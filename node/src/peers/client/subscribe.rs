@@ -1,22 +1,23 @@
 //! Answers that go on for as long as a blob arrives at the peer. Each has a substream of its own, so that short
 //! answers never wait behind it; dropping the stream closes it.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{BoxStream, try_unfold};
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::GroupRange;
-use p2p_cache_protocol::limits::MAX_FRAME_BYTES;
+use p2p_cache_protocol::limits::{MAX_ARRIVING_CHUNK_BYTES, MAX_FRAME_BYTES};
 use p2p_cache_protocol::wire::{Request, Response};
 use tokio::io::{AsyncReadExt, BufReader, ReadHalf, WriteHalf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::super::error::PeerError;
 use super::super::frames::{read_frame, write_frame};
-use super::super::limits::{ARRIVAL_TIMEOUT, CLIENT_READ_BUFFER_BYTES, FOLLOW_CHUNK_BYTES, LEADER_TIMEOUT};
+use super::super::limits::{ARRIVAL_PATIENCE, ARRIVAL_TIMEOUT, CLIENT_READ_BUFFER_BYTES, LEADER_TIMEOUT};
 use super::super::transport::{BoxStream as Substream, Dialer};
 use super::link::{greet, open, peer_error};
 
@@ -66,17 +67,29 @@ impl Subscription {
         read_frame(&mut self.read, MAX_FRAME_BYTES).await.map_err(|fault| peer_error(peer, fault))
     }
 
-    /// The next bytes of at most `remaining`. A peer that sends nothing for [`ARRIVAL_TIMEOUT`] has stalled.
+    /// The next bytes, at most `remaining`. A peer that sends nothing for [`ARRIVAL_TIMEOUT`] has stalled; one that
+    /// says that it waits itself is given [`ARRIVAL_PATIENCE`].
     async fn chunk(&mut self, remaining: u64) -> Result<Bytes, PeerError> {
         let peer = self.peer;
-        let room = usize::try_from(remaining).unwrap_or(usize::MAX).min(FOLLOW_CHUNK_BYTES);
-        let mut buffer = BytesMut::with_capacity(room);
-        let mut limited = (&mut self.read).take(room as u64);
-        match timeout(ARRIVAL_TIMEOUT, limited.read_buf(&mut buffer)).await {
-            Ok(Ok(0)) => Err(closed(peer, "it ended before the end of the blob")),
-            Ok(Ok(_)) => Ok(buffer.freeze()),
-            Ok(Err(error)) => Err(closed(peer, &error.to_string())),
-            Err(_) => Err(PeerError::Timeout { peer, what: "more of the blob", after: ARRIVAL_TIMEOUT }),
+        let stalled = |after| PeerError::Timeout { peer, what: "more of the blob", after };
+        let broken = |error: io::Error| PeerError::Closed { peer, reason: error.to_string() };
+        let patience = Instant::now() + ARRIVAL_PATIENCE;
+        loop {
+            let header = timeout(ARRIVAL_TIMEOUT, self.read.read_u32_le()).await;
+            let length = header.map_err(|_| stalled(ARRIVAL_TIMEOUT))?.map_err(broken)?;
+            if length == 0 {
+                if Instant::now() >= patience {
+                    return Err(stalled(ARRIVAL_PATIENCE));
+                }
+                continue;
+            }
+            if length as usize > MAX_ARRIVING_CHUNK_BYTES || u64::from(length) > remaining {
+                return Err(unexpected(peer));
+            }
+            let mut piece = vec![0; length as usize];
+            let read = timeout(ARRIVAL_TIMEOUT, self.read.read_exact(&mut piece)).await;
+            read.map_err(|_| stalled(ARRIVAL_TIMEOUT))?.map_err(broken)?;
+            return Ok(piece.into());
         }
     }
 }
@@ -143,10 +156,6 @@ fn runs_of(peer: PeerId, response: Response, groups: u64) -> Result<Vec<GroupRan
 
 fn is_whole(runs: &[GroupRange], groups: u64) -> bool {
     runs == [GroupRange::new(0, groups)]
-}
-
-fn closed(peer: PeerId, reason: &str) -> PeerError {
-    PeerError::Closed { peer, reason: reason.to_owned() }
 }
 
 fn unexpected(peer: PeerId) -> PeerError {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use p2p_cache_protocol::GroupRange;
-use p2p_cache_protocol::limits::MAX_RUNS;
+use p2p_cache_protocol::limits::{MAX_ARRIVING_CHUNK_BYTES, MAX_RUNS};
 use p2p_cache_protocol::wire::Response;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout};
 use super::super::bans::BanReason;
 use super::super::frames::{FrameFault, exchange_hello, read_frame, write_all, write_frame};
 use super::super::limits::{
-    FRAME_TIMEOUT, MAX_BODY_WRITE, MAX_QUEUED_REPLIES, MAX_REQUEST_FRAME_BYTES, SERVER_IDLE_TIMEOUT,
-    SERVER_READ_BUFFER_BYTES, WATCH_INTERVAL, WRITE_PROGRESS_TIMEOUT,
+    ARRIVAL_HEARTBEAT, FRAME_TIMEOUT, MAX_BODY_WRITE, MAX_QUEUED_REPLIES, MAX_REQUEST_FRAME_BYTES,
+    SERVER_IDLE_TIMEOUT, SERVER_READ_BUFFER_BYTES, WATCH_INTERVAL, WRITE_PROGRESS_TIMEOUT,
 };
 use super::super::transport::{BoxStream, Visitor};
 use super::Shared;
@@ -139,9 +139,18 @@ async fn write_arriving(
             biased;
             () = shared.stopping.cancelled() => return Err(FrameFault::Closed("shutting down".to_owned())),
             chunk = led.bytes.next() => chunk,
+            () = tokio::time::sleep(ARRIVAL_HEARTBEAT) => {
+                write_all(write, &0_u32.to_le_bytes()).await?;
+                continue;
+            }
         };
         let Some(chunk) = chunk.transpose()? else { return Ok(()) };
-        write_body(shared, visitor, write, &chunk).await?;
+        for piece in chunk.chunks(MAX_ARRIVING_CHUNK_BYTES) {
+            // A piece is short, so its length fits.
+            let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            write.write_all(&length.to_le_bytes()).await?;
+            write_body(shared, visitor, write, piece).await?;
+        }
     }
 }
 
