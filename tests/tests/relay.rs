@@ -65,7 +65,8 @@ fn nodes_that_want_the_same_nar_at_once_cost_the_origin_one_copy() {
     }
     let ratio = origin.bytes() as f64 / package.nar.len() as f64;
     assert!(ratio <= 1.05, "the origin sent {ratio:.2} copies");
-    assert_eq!(origin.requests(), 2, "one narinfo, one NAR");
+    let logs: String = nodes.iter().map(Daemon::log).collect();
+    assert_eq!(origin.requests(), 2, "one narinfo, one NAR\n{logs}");
 }
 
 #[test]
