@@ -55,6 +55,13 @@ pub(super) struct LedPermits {
     _of_node: OwnedSemaphorePermit,
 }
 
+/// A blob that may be read by whoever asked for it first.
+struct OpenBlob {
+    id: BlobId,
+    size: u64,
+    open: Arc<dyn HeldBlob>,
+}
+
 /// Answers the questions of one peer, from what it may see and within what it may cost.
 #[derive(Clone)]
 pub(super) struct Desk {
@@ -62,7 +69,7 @@ pub(super) struct Desk {
     meter: Arc<Meter>,
     visitor: Visitor,
     /// What the last range was read from: the next one is most likely of the same blob. Two file descriptors.
-    last: Arc<Mutex<Option<(BlobId, u64, Arc<dyn HeldBlob>)>>>,
+    last: Arc<Mutex<Option<OpenBlob>>>,
 }
 
 impl Desk {
@@ -185,13 +192,13 @@ impl Desk {
 
     /// A blob that is held whole, open; opened once for a run of requests.
     async fn held(&self, blob: BlobId, size: u64) -> Option<Arc<dyn HeldBlob>> {
-        if let Some((id, of_size, open)) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
-            && (*id, *of_size) == (blob, size)
+        if let Some(last) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
+            && (last.id, last.size) == (blob, size)
         {
-            return Some(Arc::clone(open));
+            return Some(Arc::clone(&last.open));
         }
         let open = self.shared.shareable.blob(blob, size, self.visitor.scope).await?;
-        let last = Some((blob, size, Arc::clone(&open)));
+        let last = Some(OpenBlob { id: blob, size, open: Arc::clone(&open) });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
         Some(open)
     }
