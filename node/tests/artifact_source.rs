@@ -88,8 +88,8 @@ impl Peers for MemoryPeers {
         })))
     }
 
-    fn leaders(&self, _hash: StoreHash) -> Vec<Leader> {
-        Vec::new()
+    fn leader(&self, _hash: StoreHash) -> Option<Leader> {
+        None
     }
 
     fn relays(&self, _hash: StoreHash) -> Vec<PeerId> {

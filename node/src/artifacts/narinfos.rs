@@ -150,11 +150,11 @@ impl NarInfos {
 
     /// Through the leader of our site, or, where that is us or nobody can lead, from the origins.
     async fn ask_upstream(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        let leaders = if self.shared.keys.is_empty() { Vec::new() } else { self.shared.peers.leaders(hash) };
-        match leaders.first() {
+        let leader = if self.shared.keys.is_empty() { None } else { self.shared.peers.leader(hash) };
+        match leader {
             // Peers may be asking for it at the same time.
             Some(Leader::Us) => self.look_up_once(hash, Whom::Origins).await,
-            Some(Leader::Peer(leader)) => match self.shared.ask_leader(*leader, hash).await {
+            Some(Leader::Peer(leader)) => match self.shared.ask_leader(leader, hash).await {
                 Some(found) => Ok(found),
                 None => self.shared.ask_origins(hash).await,
             },

@@ -132,10 +132,9 @@ impl Peers for Swarm {
         self.client.narinfo(peer, hash).await
     }
 
-    fn leaders(&self, hash: StoreHash) -> Vec<Leader> {
-        let us = self.network.local_peer_id();
-        let ranking = self.ranking(hash).into_iter();
-        ranking.map(|peer| if peer == us { Leader::Us } else { Leader::Peer(peer) }).collect()
+    fn leader(&self, hash: StoreHash) -> Option<Leader> {
+        let first = *self.ranking(hash).first()?;
+        Some(if first == self.network.local_peer_id() { Leader::Us } else { Leader::Peer(first) })
     }
 
     fn relays(&self, hash: StoreHash) -> Vec<PeerId> {

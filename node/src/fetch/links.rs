@@ -51,14 +51,14 @@ pub trait Peers: Send + Sync + 'static {
     /// The text of a narinfo that `peer` holds; anything may stand in it.
     async fn narinfo(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError>;
 
-    /// Who asks the origins for `hash`, best first: all of our site, ourselves included, without those that were
-    /// passed over lately. Empty when there is nobody but us.
-    fn leaders(&self, hash: StoreHash) -> Vec<Leader>;
+    /// Who asks the origins for `hash`: a member of our site that was not passed over lately. `None` when there is nobody
+    /// but us.
+    fn leader(&self, hash: StoreHash) -> Option<Leader>;
 
     /// From whom we take a NAR that nobody of our site holds, best first; empty when asking the origins is up to us.
     fn relays(&self, hash: StoreHash) -> Vec<PeerId>;
 
-    /// `peer` led for us and failed: it is left out of [`Peers::leaders`] for a while.
+    /// `peer` led for us and failed: it is left out of [`Peers::leader`] and [`Peers::relays`] for a while.
     fn pass_over(&self, peer: PeerId);
 
     /// Asks a leader for a narinfo of the origins; anything may stand in it.
