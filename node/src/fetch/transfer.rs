@@ -35,6 +35,9 @@ const READER_PATIENCE: Duration = Duration::from_secs(14);
 /// Bytes that came through a leader can be verified only with the whole. A client gets none of them before that, unless
 /// the fetch takes longer than this; then they flow as those of an origin do, and the tail is held back.
 const RELAY_HOLD: Duration = Duration::from_secs(8);
+/// But not while nothing has arrived for this long: a fetch that is about to fail should fail with an answer, not
+/// with half a body.
+const HOLD_WHILE_STILL: Duration = Duration::from_secs(2);
 
 /// Who reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,8 @@ pub struct Transfer {
     following: Mutex<Option<PeerId>>,
     /// Bytes that a leader sent have been stored.
     relayed: AtomicBool,
+    /// Clients may have them before the whole is verified.
+    hold_is_over: AtomicBool,
     /// Another peer wants this blob.
     pub(super) wanted: Notify,
     pub(super) started: Instant,
@@ -91,6 +96,7 @@ impl Transfer {
             narinfo,
             following: Mutex::default(),
             relayed: AtomicBool::new(false),
+            hold_is_over: AtomicBool::new(false),
             wanted: Notify::new(),
             started: Instant::now(),
         })
@@ -208,16 +214,16 @@ impl Transfer {
         let mut phase = self.phase.subscribe();
         let mut arrivals = self.partial.changes();
         let give_way = tokio::time::Instant::from_std(self.started + RELAY_HOLD);
+        let mut moved_at = None;
         loop {
-            let held = whom == For::Client && self.relayed.load(Ordering::Relaxed);
-            let hold_over = tokio::time::Instant::now() >= give_way;
+            let held = whom == For::Client && self.is_held(moved_at);
             let mut arrived = self.partial.present_until(offset);
             let limit = match &*phase.borrow_and_update() {
                 Phase::Verified => self.size(),
                 // An empty blob has no group that would prove it.
                 Phase::Fetching if self.is_proved_by_tree() && self.size() > 0 => self.size(),
                 Phase::Fetching => {
-                    if held && !hold_over {
+                    if held {
                         arrived = self.partial.verified_until(offset);
                     }
                     self.size().saturating_sub(HELD_BACK_BYTES)
@@ -230,13 +236,27 @@ impl Transfer {
             }
             tokio::select! {
                 changed = phase.changed() => if changed.is_err() { return Err(FetchError::Stopped) },
-                changed = arrivals.changed() => if changed.is_err() {
+                changed = arrivals.changed() => if changed.is_ok() {
+                    moved_at = Some(Instant::now());
+                } else {
                     // No more arrivals: only the phase can still change.
                     phase.changed().await.map_err(|_| FetchError::Stopped)?;
                 },
-                () = tokio::time::sleep_until(give_way), if !hold_over => {}
+                () = tokio::time::sleep_until(give_way), if held && tokio::time::Instant::now() < give_way => {}
             }
         }
+    }
+
+    /// Whether clients have to wait for the hash of the whole, when the reader that asks last saw bytes arrive at
+    /// `moved_at`.
+    fn is_held(&self, moved_at: Option<Instant>) -> bool {
+        if !self.relayed.load(Ordering::Relaxed) || self.hold_is_over.load(Ordering::Relaxed) {
+            return false;
+        }
+        let moves = moved_at.is_some_and(|at| at.elapsed() < HOLD_WHILE_STILL);
+        let over = moves && self.started.elapsed() >= RELAY_HOLD;
+        self.hold_is_over.fetch_or(over, Ordering::Relaxed);
+        !over
     }
 
     /// How far a reader at `offset` may run. None for one ahead of the contiguous prefix: the hash cannot be there yet.

@@ -64,8 +64,10 @@ pub struct SchedulerConfig {
     pub fault_pause: Duration,
     /// Late extents in a row that others delivered in a peer's place; then it counts as stalled.
     pub max_lost: u32,
-    /// Consecutive faults (closed, stalled) after which a peer is dropped.
+    /// Consecutive faults (a closed stream is one) after which a peer is dropped.
     pub max_faults: u32,
+    /// Faults that a silence counts for: a broken stream costs a round trip, a silence seconds.
+    pub stall_faults: u32,
     /// Extents that a peer may deny to hold, one after the other, before it is dropped.
     pub max_not_held: u32,
     /// Busy answers in a row after which a peer is dropped.
@@ -138,6 +140,7 @@ impl Default for SchedulerConfig {
             fault_pause: Duration::from_millis(200),
             max_lost: 3,
             max_faults: 3,
+            stall_faults: 2,
             max_not_held: 16,
             max_busy: 12,
             min_busy_pause: Duration::from_millis(20),

@@ -217,7 +217,7 @@ impl FetchScheduler {
             }
             (_, None) => {}
             (Fault::Stalled, Some(_)) => self.stalled(now, source, actions),
-            (Fault::Closed, Some(request)) => self.blame(now, source, request.asked_at, actions),
+            (Fault::Closed, Some(request)) => self.blame(now, source, 1, request.asked_at, actions),
             (Fault::NotHeld, Some(_)) => self.not_held(now, source, &extent, actions),
             (Fault::Busy { retry_after }, Some(_)) => self.busy(now, source, retry_after, actions),
         }
@@ -257,16 +257,23 @@ impl FetchScheduler {
             peer.rate.halve();
             peer.blamed_until = None;
         }
-        self.blame(now, source, asked_at, actions);
+        self.blame(now, source, self.config.stall_faults, asked_at, actions);
     }
 
-    /// Counts one fault for all requests that were in flight when it happened.
-    fn blame(&mut self, now: Duration, source: SourceId, asked_at: Duration, actions: &mut Vec<Action>) {
+    /// Counts `faults` for all requests that were in flight when it happened.
+    fn blame(
+        &mut self,
+        now: Duration,
+        source: SourceId,
+        faults: u32,
+        asked_at: Duration,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(peer) = self.peers.get_mut(&source) else { return };
         if peer.blamed_until.is_some_and(|until| asked_at <= until) {
             return;
         }
-        peer.faults += 1;
+        peer.faults += faults;
         peer.blamed_until = Some(now);
         peer.paused_until = now + self.random.jitter(peer.fault_pause(&self.config));
         let dropped = peer.faults >= self.config.max_faults;
