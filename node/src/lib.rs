@@ -1,6 +1,7 @@
 //! The daemon: blob store, fetch engine, upload server, origins, configuration and command line.
 
 pub mod artifacts;
+mod buffers;
 pub mod cli;
 pub mod config;
 pub mod daemon;

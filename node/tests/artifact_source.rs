@@ -122,7 +122,7 @@ impl Peers for MemoryPeers {
         blob: BlobId,
         size_bytes: u64,
         range: GroupRange,
-    ) -> Result<(Vec<u8>, Option<Timing>), PeerError> {
+    ) -> Result<(bytes::Bytes, Option<Timing>), PeerError> {
         let manner = self.manners[&peer];
         if manner == Manner::Silent {
             std::future::pending::<()>().await;
@@ -137,7 +137,7 @@ impl Peers for MemoryPeers {
             let last = encoded.len() - 1;
             encoded[last] ^= 1;
         }
-        Ok((encoded, None))
+        Ok((encoded.into(), None))
     }
 
     async fn narinfo(&self, _peer: PeerId, _hash: StoreHash) -> Result<Option<String>, PeerError> {

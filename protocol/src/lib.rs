@@ -31,7 +31,7 @@ pub use signature::{KeyError, PublicKey, SecretKey, Signature, SignatureError, T
 pub use store_path::{StoreHash, StorePath, StorePathError};
 pub use tree::{
     DecodeError, RangeSink, ReadAt, Size, WriteAt, create_outboard, decode_range, encode_range,
-    encoded_bytes, group_count, outboard_bytes,
+    encode_range_into, encoded_bytes, group_count, outboard_bytes,
 };
 pub use wire::{
     FrameError, Hello, MessageError, PROTOCOL_NAME, Request, Response, VersionError, WireMessage,

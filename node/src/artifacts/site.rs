@@ -102,7 +102,7 @@ impl ArrivingBlob for ArrivingTransfer {
         self.transfer.failure().is_some()
     }
 
-    fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> io::Result<bool> {
+    fn encode(&self, range: GroupRange, out: &mut [u8]) -> io::Result<bool> {
         self.transfer.partial().encode_verified(range, out)
     }
 }

@@ -35,7 +35,7 @@ impl HeldBlob for StoredBlob {
         held(self.meta())
     }
 
-    fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> io::Result<()> {
+    fn encode(&self, range: GroupRange, out: &mut [u8]) -> io::Result<()> {
         StoredBlob::encode(self, range, out)
     }
 }

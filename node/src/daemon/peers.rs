@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use lru::LruCache;
 use p2p_cache_discovery::{Network, PeerId, ProviderDirectory, ProviderKey, Scope};
 use p2p_cache_protocol::{BlobId, Digest, GroupRange, Sha256Digest, StoreHash};
@@ -119,7 +120,7 @@ impl Peers for Swarm {
         blob: BlobId,
         size_bytes: u64,
         range: GroupRange,
-    ) -> Result<(Vec<u8>, Option<Timing>), PeerError> {
+    ) -> Result<(Bytes, Option<Timing>), PeerError> {
         let RangeAnswer { encoded, timing } = self.client.range(peer, blob, size_bytes, range).await?;
         let timing = Timing {
             first_byte: timing.first_byte_at - timing.sent_at,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::{BlobId, Claim, Digest, GroupRange, Sha256Digest, StoreHash};
 
@@ -46,7 +47,7 @@ pub trait Peers: Send + Sync + 'static {
         blob: BlobId,
         size_bytes: u64,
         range: GroupRange,
-    ) -> Result<(Vec<u8>, Option<Timing>), PeerError>;
+    ) -> Result<(Bytes, Option<Timing>), PeerError>;
 
     /// The text of a narinfo that `peer` holds; anything may stand in it.
     async fn narinfo(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError>;

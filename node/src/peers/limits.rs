@@ -105,3 +105,5 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Bytes written at once where there is no rate: any body, with its head.
 pub const UNLIMITED_CHUNK_BYTES: usize = 2 * 1024 * 1024;
+/// Buffers of bodies, of about 1 MiB each, that are kept to be used again: by the server, and by the client.
+pub const MAX_SPARE_BODIES: usize = 4;

@@ -84,8 +84,8 @@ impl HeldBlob for OpenBlob {
         Held { claim: self.0.claim, published: self.1 }
     }
 
-    fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> io::Result<()> {
-        out.extend(self.0.encoded(range));
+    fn encode(&self, range: GroupRange, out: &mut [u8]) -> io::Result<()> {
+        out.copy_from_slice(&self.0.encoded(range));
         Ok(())
     }
 }

@@ -67,14 +67,14 @@ impl StoredBlob {
         &self.shared.outboard
     }
 
-    /// Appends the bao response for a range of chunk groups to `out`. Blocking; does not check the bytes, which the
-    /// receiver does.
+    /// Fills `out`, which must have exactly that length, with the bao response for a range of chunk groups. Blocking;
+    /// does not check the bytes, which the receiver does.
     ///
     /// # Errors
     /// Any read error, also when the range lies outside the blob.
-    pub fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> std::io::Result<()> {
+    pub fn encode(&self, range: GroupRange, out: &mut [u8]) -> std::io::Result<()> {
         let meta = self.meta();
-        tree::encode_range(meta.id, meta.size, self.data(), self.outboard(), range, out)
+        tree::encode_range_into(meta.id, meta.size, self.data(), self.outboard(), range, out)
     }
 }
 

@@ -24,14 +24,33 @@ pub fn create_outboard(data: impl Read, size: u64, outboard: impl WriteAt) -> io
     Ok(BlobId(*root.as_bytes()))
 }
 
-/// Appends to `out` the `range` of a blob with its proof: [`encoded_bytes`]`(size, range)` bytes.
+/// Fills `out` with the `range` of a blob and its proof: exactly [`encoded_bytes`]`(size, range)` bytes.
 ///
 /// Does not hash: damage on disk is found by the receiver. What must be there is the data of `range` and the
 /// hash pairs above it, so a partial blob can be served too, but only ranges that were verified: a hole in
 /// the data file reads as zeros. A hole in the outboard is an error of kind `InvalidData`, a file that is too
-/// short `UnexpectedEof`, a range outside of the blob `InvalidInput`. On error `out` is as it was.
+/// short `UnexpectedEof`, a range outside of the blob or an `out` of another length `InvalidInput`. On error `out`
+/// holds anything.
 ///
 /// `blob` is not part of the encoding; it is named in errors.
+pub fn encode_range_into(
+    blob: BlobId,
+    size: u64,
+    data: impl ReadAt,
+    outboard: impl ReadAt,
+    range: GroupRange,
+    out: &mut [u8],
+) -> io::Result<()> {
+    check(size, range)?;
+    if out.len() as u64 != encoded_bytes(size, range) {
+        let reason = format!("{} bytes of room for groups {range} of {blob}", out.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
+    fill_range(size, data, outboard, range, out)
+        .map_err(|error| io::Error::new(error.kind(), format!("reading groups {range} of {blob}: {error}")))
+}
+
+/// [`encode_range_into`] the end of a vector. On error `out` is as it was.
 pub fn encode_range(
     blob: BlobId,
     size: u64,
@@ -42,39 +61,45 @@ pub fn encode_range(
 ) -> io::Result<()> {
     check(size, range)?;
     let before = out.len();
-    let result = append_range(size, data, outboard, range, out);
+    let length = usize::try_from(encoded_bytes(size, range)).map_err(io::Error::other)?;
+    out.resize(before + length, 0);
+    let result = encode_range_into(blob, size, data, outboard, range, &mut out[before..]);
     if result.is_err() {
         out.truncate(before);
     }
-    result.map_err(|error| io::Error::new(error.kind(), format!("reading groups {range} of {blob}: {error}")))
+    result
 }
 
-fn append_range(
+fn fill_range(
     size: u64,
     data: impl ReadAt,
     outboard: impl ReadAt,
     range: GroupRange,
-    out: &mut Vec<u8>,
+    mut out: &mut [u8],
 ) -> io::Result<()> {
     if range.is_empty() {
         return Ok(());
     }
-    let length = usize::try_from(encoded_bytes(size, range)).map_err(io::Error::other)?;
-    out.reserve(length);
     let tree = bao_tree(size);
     let mut pairs = PairReader::new(outboard, outboard_bytes(size));
     let ranges = chunk_ranges(size, range);
     for chunk in tree.ranges_pre_order_chunks_iter_ref(&ranges, 0) {
         match chunk {
-            BaoChunk::Parent { node, .. } => out.extend_from_slice(pairs.read(pair_offset(size, node)?)?),
+            BaoChunk::Parent { node, .. } => {
+                let pair = pairs.read(pair_offset(size, node)?)?;
+                take(&mut out, pair.len())?.copy_from_slice(pair);
+            }
             BaoChunk::Leaf { start_chunk, size, .. } => {
-                let at = out.len();
-                out.resize(at + size, 0);
-                data.read_exact_at(start_chunk.to_bytes(), &mut out[at..])?;
+                data.read_exact_at(start_chunk.to_bytes(), take(&mut out, size)?)?;
             }
         }
     }
     Ok(())
+}
+
+/// The next `length` bytes of the output.
+fn take<'a>(out: &mut &'a mut [u8], length: usize) -> io::Result<&'a mut [u8]> {
+    out.split_off_mut(..length).ok_or_else(|| io::Error::other("an encoding is longer than was computed"))
 }
 
 /// Where the hash pair of `node` stands in the outboard.

@@ -21,7 +21,7 @@ pub const fn outboard_bytes(size: u64) -> u64 {
     group_count(size).saturating_sub(1) * PAIR_BYTES
 }
 
-/// The exact length of what [`encode_range`](super::encode_range) writes for `range`, which must lie in a
+/// The exact length of what [`encode_range_into`](super::encode_range_into) writes for `range`, which must lie in a
 /// blob of `size` bytes.
 pub fn encoded_bytes(size: u64, range: GroupRange) -> u64 {
     let bytes = range.bytes(size);

@@ -18,7 +18,7 @@ pub use bao_tree::io::sync::{ReadAt, Size, WriteAt};
 pub use crate::groups::{GroupRange, RangeError};
 pub use crate::limits::GROUP_BYTES;
 pub use decode::{DecodeError, RangeSink, decode_range};
-pub use encode::{create_outboard, encode_range};
+pub use encode::{create_outboard, encode_range, encode_range_into};
 pub use geometry::{encoded_bytes, group_count, outboard_bytes};
 
 #[cfg(doc)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::BlobId;
 use p2p_cache_protocol::claim::SignedClaim;
@@ -25,6 +26,7 @@ use super::super::limits::{
 use super::super::transport::{BoxStream, Dialer};
 use super::reader::Reader;
 use super::{RangeTiming, Shortest};
+use crate::buffers::BufferPool;
 
 /// What kind of answer the request allows, besides `NotFound` and `Busy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub(super) enum Answer {
     NarInfo(String),
     Claim(SignedClaim),
     Partial { blob: BlobId, size: u64 },
-    Data(Vec<u8>, RangeTiming),
+    Data(Bytes, RangeTiming),
 }
 
 /// Why there is no answer.
@@ -146,10 +148,11 @@ impl Link {
         dialer: Arc<dyn Dialer>,
         first_byte: Arc<Shortest>,
         answer_timeout: Duration,
+        buffers: Arc<BufferPool>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (jobs, queue) = mpsc::channel(MAX_QUEUED_REQUESTS);
         let load = Arc::new(Load::default());
-        let task = run(peer, dialer, queue, Arc::clone(&load), first_byte, answer_timeout);
+        let task = run(peer, dialer, queue, Arc::clone(&load), first_byte, answer_timeout, buffers);
         (Self { jobs, load }, task)
     }
 
@@ -186,6 +189,7 @@ async fn run(
     load: Arc<Load>,
     first_byte: Arc<Shortest>,
     answer_timeout: Duration,
+    buffers: Arc<BufferPool>,
 ) {
     let (sent, mut unanswered) = mpsc::channel(MAX_UNANSWERED_REQUESTS);
     let end = async {
@@ -193,7 +197,7 @@ async fn run(
         let (read, mut write) = tokio::io::split(stream);
         let mut read = BufReader::with_capacity(CLIENT_READ_BUFFER_BYTES, read);
         greet(peer, &mut read, &mut write).await?;
-        let mut reader = Reader::new(peer, read, Arc::clone(&load), first_byte, answer_timeout);
+        let mut reader = Reader::new(peer, read, Arc::clone(&load), first_byte, answer_timeout, buffers);
         tokio::try_join!(
             send_requests(peer, &mut write, &mut queue, sent, &load),
             reader.run(&mut unanswered)

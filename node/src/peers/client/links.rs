@@ -11,6 +11,7 @@ use super::super::tasks::TaskGroup;
 use super::super::transport::Dialer;
 use super::Shortest;
 use super::link::Link;
+use crate::buffers::BufferPool;
 
 /// What a substream is used for: short answers never wait behind bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,7 @@ pub(super) struct PeerLinks {
     peer: PeerId,
     open: Mutex<Open>,
     first_byte: Arc<Shortest>,
+    buffers: Arc<BufferPool>,
 }
 
 #[derive(Default)]
@@ -47,8 +49,8 @@ struct Open {
 }
 
 impl PeerLinks {
-    pub(super) fn new(peer: PeerId) -> Self {
-        Self { peer, open: Mutex::default(), first_byte: Arc::default() }
+    pub(super) fn new(peer: PeerId, buffers: Arc<BufferPool>) -> Self {
+        Self { peer, open: Mutex::default(), first_byte: Arc::default(), buffers }
     }
 
     pub(super) fn first_byte(&self) -> &Shortest {
@@ -102,8 +104,9 @@ impl PeerLinks {
     }
 
     fn start(&self, lane: Lane, dialer: &Arc<dyn Dialer>, tasks: &TaskGroup) -> Result<Link, PeerError> {
+        let (first_byte, buffers) = (Arc::clone(&self.first_byte), Arc::clone(&self.buffers));
         let (link, task) =
-            Link::new(self.peer, Arc::clone(dialer), Arc::clone(&self.first_byte), lane.answer_timeout());
+            Link::new(self.peer, Arc::clone(dialer), first_byte, lane.answer_timeout(), buffers);
         tasks.spawn(task).map_err(|_| PeerError::NoRoom { peer: self.peer })?;
         Ok(link)
     }

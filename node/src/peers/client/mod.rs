@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use lru::LruCache;
 use p2p_cache_discovery::{Network, PeerId};
 use p2p_cache_protocol::claim::SignedClaim;
@@ -24,9 +25,10 @@ use self::link::{Answer, Expected, Failure};
 use self::links::{Lane, PeerLinks};
 pub use self::subscribe::{Arriving, Watched};
 use super::error::PeerError;
-use super::limits::{DATA_STREAMS_PER_PEER, MAX_CLIENT_PEERS};
+use super::limits::{DATA_STREAMS_PER_PEER, MAX_CLIENT_PEERS, MAX_SPARE_BODIES};
 use super::tasks::TaskGroup;
 use super::transport::Dialer;
+use crate::buffers::BufferPool;
 
 /// Bound of the tasks that serve substreams: those of remembered peers, and as many that are being closed.
 const MAX_LINK_TASKS: usize = 2 * MAX_CLIENT_PEERS * (2 + DATA_STREAMS_PER_PEER);
@@ -42,6 +44,8 @@ struct Inner {
     dialer: Arc<dyn Dialer>,
     peers: Mutex<LruCache<PeerId, Arc<PeerLinks>>>,
     tasks: TaskGroup,
+    /// Bodies of ranges.
+    buffers: Arc<BufferPool>,
 }
 
 /// When the parts of an answer to a range request came.
@@ -60,7 +64,7 @@ pub struct RangeTiming {
 pub struct RangeAnswer {
     /// The bao response, of exactly the right length, not yet verified: decode it with
     /// [`p2p_cache_protocol::tree::decode_range`].
-    pub encoded: Vec<u8>,
+    pub encoded: Bytes,
     /// When it came.
     pub timing: RangeTiming,
 }
@@ -95,9 +99,9 @@ impl PeerClient {
     pub fn new(dialer: Arc<dyn Dialer>) -> Self {
         let remembered = NonZeroUsize::new(MAX_CLIENT_PEERS).unwrap_or(NonZeroUsize::MIN);
         let peers = Mutex::new(LruCache::new(remembered));
-        Self {
-            inner: Arc::new(Inner { dialer, peers, tasks: TaskGroup::new("peer client", MAX_LINK_TASKS) }),
-        }
+        let tasks = TaskGroup::new("peer client", MAX_LINK_TASKS);
+        let buffers = BufferPool::new(MAX_SPARE_BODIES);
+        Self { inner: Arc::new(Inner { dialer, peers, tasks, buffers }) }
     }
 
     /// Asks whether `peer` offers `digest`, within 3 s. `None` when it does not. The claim's signature
@@ -259,7 +263,10 @@ impl PeerClient {
     }
 
     fn links(&self, peer: PeerId) -> Arc<PeerLinks> {
-        Arc::clone(self.peers().get_or_insert(peer, || Arc::new(PeerLinks::new(peer))))
+        Arc::clone(
+            self.peers()
+                .get_or_insert(peer, || Arc::new(PeerLinks::new(peer, Arc::clone(&self.inner.buffers)))),
+        )
     }
 
     fn peers(&self) -> MutexGuard<'_, LruCache<PeerId, Arc<PeerLinks>>> {

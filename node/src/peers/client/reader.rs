@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::limits::MAX_FRAME_BYTES;
 use p2p_cache_protocol::wire::Response;
@@ -15,6 +16,7 @@ use super::super::frames::read_frame;
 use super::super::limits::{MIN_PROGRESS_BYTES, PROGRESS_TIMEOUT};
 use super::link::{Answer, Expected, Failure, Load, Pending, peer_error};
 use super::{RangeTiming, Shortest};
+use crate::buffers::BufferPool;
 
 pub(super) struct Reader<R> {
     peer: PeerId,
@@ -23,6 +25,7 @@ pub(super) struct Reader<R> {
     first_byte: Arc<Shortest>,
     answer_timeout: Duration,
     previous_answer_at: Option<Instant>,
+    buffers: Arc<BufferPool>,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
@@ -32,8 +35,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         load: Arc<Load>,
         first_byte: Arc<Shortest>,
         answer_timeout: Duration,
+        buffers: Arc<BufferPool>,
     ) -> Self {
-        Self { peer, read, load, first_byte, answer_timeout, previous_answer_at: None }
+        Self { peer, read, load, first_byte, answer_timeout, previous_answer_at: None, buffers }
     }
 
     /// Answers requests in their order until none can come any more or the stream fails.
@@ -123,10 +127,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// Reads exactly `length` bytes, at [`MIN_PROGRESS_BYTES`] in [`PROGRESS_TIMEOUT`] or more.
-    async fn body(&mut self, length: usize) -> Result<Vec<u8>, PeerError> {
+    async fn body(&mut self, length: usize) -> Result<Bytes, PeerError> {
         let peer = self.peer;
-        // Zeroed once: the stream would zero all that is left of an uninitialised buffer at every read.
-        let mut body = vec![0; length];
+        let mut body = self.buffers.take(length);
         let mut filled = 0;
         let mut deadline = Instant::now() + PROGRESS_TIMEOUT;
         let mut progress_bytes = 0;
@@ -150,6 +153,6 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 deadline = Instant::now() + PROGRESS_TIMEOUT;
             }
         }
-        Ok(body)
+        Ok(Bytes::from_owner(body))
     }
 }

@@ -18,6 +18,7 @@ use super::Shared;
 use super::holdings::HeldBlob;
 use super::meters::Meter;
 use super::site::{ArrivingBlob, Led};
+use crate::buffers::Buffer;
 
 /// What goes back.
 pub(super) enum Reply {
@@ -28,7 +29,7 @@ pub(super) enum Reply {
     },
     /// The framed head and the bao response behind it.
     Body {
-        bytes: Vec<u8>,
+        bytes: Buffer,
         permits: BodyPermits,
     },
     /// A blob that is streamed while it arrives.
@@ -216,23 +217,19 @@ impl Desk {
     }
 
     /// The frame of the head, and the bao response for `range` behind it. `None` when it cannot be read.
-    async fn encode(&self, open: Readable, size: u64, range: GroupRange) -> Option<Vec<u8>> {
+    async fn encode(&self, open: Readable, size: u64, range: GroupRange) -> Option<Buffer> {
         let peer = self.visitor.peer;
         let length = encoded_bytes(size, range);
         let head = Response::Data { encoded_bytes: u32::try_from(length).ok()? };
-        let mut body = encode_frame(&head).ok()?;
-        let whole = body.len() + usize::try_from(length).ok()?;
+        let head = encode_frame(&head).ok()?;
+        let mut body = self.shared.buffers.take(head.len() + usize::try_from(length).ok()?);
         let encoding = tokio::task::spawn_blocking(move || {
-            body.reserve_exact(whole - body.len());
-            open.encode(range, &mut body).map(|there| there.then_some(body))
+            let (front, rest) = body.split_at_mut(head.len());
+            front.copy_from_slice(&head);
+            open.encode(range, rest).map(|there| there.then_some(body))
         });
         match encoding.await {
-            Ok(Ok(None)) => None,
-            Ok(Ok(Some(body))) if body.len() == whole => Some(body),
-            Ok(Ok(Some(body))) => {
-                tracing::error!(%peer, expected = whole, got = body.len(), "a range was encoded to a wrong length");
-                None
-            }
+            Ok(Ok(body)) => body,
             Ok(Err(error)) => {
                 tracing::warn!(%peer, %error, "cannot read a blob for a peer; it is told that we do not have it");
                 None
@@ -257,7 +254,7 @@ enum Readable {
 
 impl Readable {
     /// False when the range has not arrived yet.
-    fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> std::io::Result<bool> {
+    fn encode(&self, range: GroupRange, out: &mut [u8]) -> std::io::Result<bool> {
         match self {
             Self::Held(blob) => blob.encode(range, out).map(|()| true),
             Self::Arriving(blob) => blob.encode(range, out),

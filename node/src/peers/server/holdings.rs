@@ -24,11 +24,11 @@ pub trait HeldBlob: Send + Sync + 'static {
     /// What is known of it.
     fn held(&self) -> Held;
 
-    /// Appends the bao response for `range`. Blocking: reads the disk.
+    /// Fills `out`, which has exactly that length, with the bao response for `range`. Blocking: reads the disk.
     ///
     /// # Errors
     /// When data or outboard cannot be read.
-    fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> io::Result<()>;
+    fn encode(&self, range: GroupRange, out: &mut [u8]) -> io::Result<()>;
 }
 
 /// Where the upload server looks. Nothing here decides what may be shared: the server puts the owner's

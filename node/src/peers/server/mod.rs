@@ -30,10 +30,11 @@ use self::claims::SignedClaims;
 use self::meters::Meters;
 use self::sharing::Shareable;
 use super::bans::Bans;
-use super::limits::{MAX_LED, MAX_STREAMS};
+use super::limits::{MAX_LED, MAX_SPARE_BODIES, MAX_STREAMS};
 use super::tasks::TaskGroup;
 use super::transport::{BoxStream, Incoming, Visitor};
 use super::uplink::{OwnTraffic, Uplink};
+use crate::buffers::BufferPool;
 
 /// What the upload server is made of.
 pub struct UploadParts {
@@ -67,6 +68,8 @@ struct Shared {
     scope_slots: ScopeSlots,
     bans: Bans,
     served_bytes: Counter,
+    /// Bodies of ranges.
+    buffers: Arc<BufferPool>,
     stopping: CancellationToken,
 }
 
@@ -111,6 +114,7 @@ impl UploadServer {
             scope_slots: ScopeSlots::new(&parts.limits),
             bans: parts.bans,
             served_bytes: parts.served_bytes,
+            buffers: BufferPool::new(MAX_SPARE_BODIES),
             stopping: CancellationToken::new(),
         });
         let sessions = Arc::new(TaskGroup::new("upload sessions", MAX_STREAMS));

@@ -39,11 +39,12 @@ pub trait ArrivingBlob: Send + Sync + 'static {
     /// Whether the fetch was given up.
     fn is_abandoned(&self) -> bool;
 
-    /// Appends the bao response for `range` when all of it is here and verified; false otherwise. Blocking.
+    /// Fills `out`, which has exactly that length, with the bao response for `range` when all of it is here and
+    /// verified; false otherwise. Blocking.
     ///
     /// # Errors
     /// When data or outboard cannot be read.
-    fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> io::Result<bool>;
+    fn encode(&self, range: GroupRange, out: &mut [u8]) -> io::Result<bool>;
 }
 
 /// The part of the node that fetches. Nothing here decides what may be shared: the server puts the owner's

@@ -213,14 +213,14 @@ impl PartialBlob {
         self.inner.data.read_at(&mut buffer[..length], offset)
     }
 
-    /// Appends the bao response for a range to `out`, when all of it came verified; false otherwise. This is how an
-    /// unfinished blob is passed on. Blocking.
+    /// Fills `out`, which must have exactly that length, with the bao response for a range, when all of it came
+    /// verified; false otherwise. This is how an unfinished blob is passed on. Blocking.
     ///
     /// # Errors
     /// Any read error.
-    pub fn encode_verified(&self, range: GroupRange, out: &mut Vec<u8>) -> io::Result<bool> {
+    pub fn encode_verified(&self, range: GroupRange, out: &mut [u8]) -> io::Result<bool> {
         let (Some(blob), true) = (self.blob_id(), self.is_verified(range)) else { return Ok(false) };
-        tree::encode_range(blob, self.inner.size, &*self.inner.data, &self.inner.outboard, range, out)?;
+        tree::encode_range_into(blob, self.inner.size, &*self.inner.data, &self.inner.outboard, range, out)?;
         Ok(true)
     }
 

@@ -21,7 +21,7 @@ async fn sequential_bytes_become_a_blob_with_an_outboard() {
             (sample.id, sample.sha256, sample.size(), true)
         );
         let blob = store.open_blob(sample.id).await.unwrap().unwrap();
-        let mut encoded = Vec::new();
+        let mut encoded = vec![0; sample.encode(sample.all()).len()];
         blob.encode(sample.all(), &mut encoded).unwrap();
         assert_eq!(encoded, sample.encode(sample.all()));
         assert_eq!(stored_bytes(&store, sample.id).await.unwrap(), sample.bytes);
@@ -49,7 +49,7 @@ async fn verified_groups_from_two_peers_and_an_origin_become_one_blob() {
         assert_eq!(partial.verify_whole().await.unwrap(), sample.sha256);
         assert_eq!(partial.commit(sample.sha256, false).await.unwrap().id, sample.id);
         let blob = store.open_blob(sample.id).await.unwrap().unwrap();
-        let mut encoded = Vec::new();
+        let mut encoded = vec![0; sample.encode(sample.all()).len()];
         blob.encode(sample.all(), &mut encoded).unwrap();
         assert_eq!(encoded, sample.encode(sample.all()));
     }
@@ -115,7 +115,7 @@ async fn readers_of_a_partial_go_on_after_commit_and_eviction() {
     assert_eq!(read_all(&partial), sample.bytes);
     partial.abort("too late");
     assert_eq!(read_all(&partial), sample.bytes);
-    let mut encoded = Vec::new();
+    let mut encoded = vec![0; sample.encode(sample.all()).len()];
     open_blob.encode(sample.all(), &mut encoded).unwrap();
     assert_eq!(encoded, sample.encode(sample.all()));
 }
