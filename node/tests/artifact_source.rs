@@ -98,6 +98,8 @@ impl Peers for MemoryPeers {
 
     fn pass_over(&self, _peer: PeerId) {}
 
+    fn declined(&self, _peer: PeerId) {}
+
     async fn resolve(&self, peer: PeerId, _hash: StoreHash) -> Result<Option<String>, PeerError> {
         Err(PeerError::NotHeld { peer })
     }

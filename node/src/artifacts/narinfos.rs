@@ -149,14 +149,23 @@ impl NarInfos {
     }
 
     /// Through the leader of our site, or, where that is us or nobody can lead, from the origins.
-    async fn ask_upstream(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        let leader = if self.shared.keys.is_empty() { None } else { self.shared.peers.leader(hash) };
+    async fn ask_upstream(
+        &self,
+        hash: StoreHash,
+        leader: Option<Leader>,
+    ) -> Result<FoundNarInfo, SourceError> {
         match leader {
             // Peers may be asking for it at the same time.
             Some(Leader::Us) => self.look_up_once(hash, Whom::Origins).await,
             Some(Leader::Peer(leader)) => match self.shared.ask_leader(leader, hash).await {
-                Some(found) => Ok(found),
-                None => self.shared.ask_origins(hash).await,
+                Ok(found) => Ok(found),
+                Err(declined) => {
+                    let found = self.shared.ask_origins(hash).await?;
+                    if declined && found.narinfo.verified_by(&self.shared.keys).is_some() {
+                        self.shared.peers.declined(leader);
+                    }
+                    Ok(found)
+                }
             },
             None => self.shared.ask_origins(hash).await,
         }
@@ -165,8 +174,9 @@ impl NarInfos {
     /// Asks peers and origins at the same time; the first valid answer wins. When the origins said that there is
     /// none, peers are only given a moment longer; when they could not be reached, every peer is heard.
     async fn race(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        let peers = self.shared.ask_peers(hash);
-        let origins = self.ask_upstream(hash);
+        let leader = if self.shared.keys.is_empty() { None } else { self.shared.peers.leader(hash) };
+        let peers = self.shared.ask_peers(hash, leader);
+        let origins = self.ask_upstream(hash, leader);
         tokio::pin!(peers, origins);
         let mut refused = None;
         let mut peers_done = false;
@@ -217,15 +227,16 @@ impl Shared {
         }
     }
 
-    /// What the leader of our site got from its origins. It is passed over for a while when it fails us; that it knows
-    /// of none is no proof that there is none.
-    async fn ask_leader(&self, leader: PeerId, hash: StoreHash) -> Option<FoundNarInfo> {
+    /// What the leader of our site holds or got from its origins. It is passed over for a while when it fails us; that
+    /// it knows of none is no proof that there is none. The error says whether it declined.
+    async fn ask_leader(&self, leader: PeerId, hash: StoreHash) -> Result<FoundNarInfo, bool> {
         match self.peers.resolve(leader, hash).await {
             Ok(Some(text)) => match self.accept(hash, &text) {
-                Ok(narinfo) => return Some(FoundNarInfo { narinfo: Arc::new(narinfo), origin: None }),
+                Ok(narinfo) => return Ok(FoundNarInfo { narinfo: Arc::new(narinfo), origin: None }),
                 Err(reason) => tracing::warn!(%leader, %hash, reason, "narinfo of a leader refused"),
             },
-            Ok(None) | Err(PeerError::Busy { .. }) => {}
+            Ok(None) => return Err(true),
+            Err(PeerError::Busy { .. }) => {}
             Err(error) => {
                 tracing::debug!(%leader, %hash, %error, "a leader is passed over");
                 if let Some(reason) = error.ban_reason() {
@@ -234,15 +245,17 @@ impl Shared {
                 self.peers.pass_over(leader);
             }
         }
-        None
+        Err(false)
     }
 
-    /// The first narinfo of a peer that a trusted key verifies.
-    async fn ask_peers(&self, hash: StoreHash) -> Option<Arc<NarInfo>> {
+    /// The first narinfo of a peer that a trusted key verifies. The leader is asked for more than that already.
+    async fn ask_peers(&self, hash: StoreHash, leader: Option<Leader>) -> Option<Arc<NarInfo>> {
         if self.keys.is_empty() {
             return None;
         }
-        let asked = self.peers.connected().into_iter().take(MAX_PEERS_ASKED);
+        let others =
+            self.peers.connected().into_iter().filter(|(peer, _)| leader != Some(Leader::Peer(*peer)));
+        let asked = others.take(MAX_PEERS_ASKED);
         let mut answers: FuturesUnordered<_> =
             asked.map(|(peer, _)| async move { (peer, self.peers.narinfo(peer, hash).await) }).collect();
         while let Some((peer, answer)) = answers.next().await {

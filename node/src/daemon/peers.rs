@@ -21,6 +21,8 @@ const MAX_PROVIDERS: usize = 16;
 
 /// A node that failed to lead is not asked to again for this long.
 const PASSED_OVER_FOR: Duration = Duration::from_secs(30);
+/// The same for one that declined this many times since it last led: it has no origins, or does not share.
+const MAX_DECLINED: u32 = 3;
 /// Such nodes that are remembered.
 const MAX_PASSED_OVER: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
@@ -35,16 +37,39 @@ pub(super) struct Swarm {
 }
 
 /// Members of our site that failed to lead.
-struct PassedOver(Mutex<LruCache<PeerId, Instant>>);
+struct PassedOver {
+    since: Mutex<LruCache<PeerId, Instant>>,
+    declined: Mutex<LruCache<PeerId, u32>>,
+}
 
 impl PassedOver {
+    fn new() -> Self {
+        let since = Mutex::new(LruCache::new(MAX_PASSED_OVER));
+        Self { since, declined: Mutex::new(LruCache::new(MAX_PASSED_OVER)) }
+    }
+
     fn insert(&self, peer: PeerId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(peer, Instant::now());
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).put(peer, Instant::now());
     }
 
     fn contains(&self, peer: PeerId) -> bool {
-        let passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        passed.peek(&peer).is_some_and(|since| since.elapsed() < PASSED_OVER_FOR)
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.peek(&peer).is_some_and(|since| since.elapsed() < PASSED_OVER_FOR)
+    }
+
+    fn declined(&self, peer: PeerId) {
+        let mut declined = self.declined.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = declined.get_or_insert_mut(peer, || 0);
+        *times += 1;
+        if *times >= MAX_DECLINED {
+            // The next time is one too many at once: what it is does not change every half minute.
+            *times = MAX_DECLINED - 1;
+            self.insert(peer);
+        }
+    }
+
+    fn led(&self, peer: PeerId) {
+        self.declined.lock().unwrap_or_else(PoisonError::into_inner).pop(&peer);
     }
 }
 
@@ -56,8 +81,7 @@ impl Swarm {
         salt: &[u8],
         directory: bool,
     ) -> Self {
-        let passed_over = PassedOver(Mutex::new(LruCache::new(MAX_PASSED_OVER)));
-        Self { network, client, bans, salt: salt.to_vec(), directory, passed_over }
+        Self { network, client, bans, salt: salt.to_vec(), directory, passed_over: PassedOver::new() }
     }
 }
 
@@ -146,8 +170,16 @@ impl Peers for Swarm {
         self.passed_over.insert(peer);
     }
 
+    fn declined(&self, peer: PeerId) {
+        self.passed_over.declined(peer);
+    }
+
     async fn resolve(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError> {
-        self.client.resolve(peer, hash).await
+        let resolved = self.client.resolve(peer, hash).await;
+        if let Ok(Some(_)) = resolved {
+            self.passed_over.led(peer);
+        }
+        resolved
     }
 
     async fn follow(
@@ -166,5 +198,27 @@ impl Peers for Swarm {
 
     async fn ban(&self, peer: PeerId, reason: BanReason) {
         self.bans.ban(peer, reason).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_declines_three_times_in_a_row_is_passed_over_and_the_next_time_at_once() {
+        let (passed_over, peer) = (PassedOver::new(), PeerId::random());
+        for _ in 0..2 {
+            passed_over.declined(peer);
+        }
+        passed_over.led(peer);
+        for times in 1..=3 {
+            assert!(!passed_over.contains(peer), "{times}");
+            passed_over.declined(peer);
+        }
+        assert!(passed_over.contains(peer));
+        passed_over.since.lock().unwrap().pop(&peer);
+        passed_over.declined(peer);
+        assert!(passed_over.contains(peer));
     }
 }

@@ -62,6 +62,9 @@ pub trait Peers: Send + Sync + 'static {
     /// `peer` led for us and failed: it is left out of [`Peers::leader`] and [`Peers::relays`] for a while.
     fn pass_over(&self, peer: PeerId);
 
+    /// A leader knew nothing of what the origins then had, as one does that has no origins, or does not share.
+    fn declined(&self, peer: PeerId);
+
     /// Asks a leader for a narinfo of the origins; anything may stand in it.
     async fn resolve(&self, peer: PeerId, hash: StoreHash) -> Result<Option<String>, PeerError>;
 
