@@ -5,7 +5,8 @@
 
 mod coalesce;
 mod mux;
-mod read_ahead;
+mod records;
+mod room;
 mod tls;
 mod verifier;
 

@@ -1,10 +1,12 @@
 //! The `/tls/1.0.0` upgrade: what libp2p-tls speaks on the wire, with AES-GCM before ChaCha20, which costs a
-//! processor with AES instructions a quarter, with large reads of the socket, and without a log of session keys.
+//! processor with AES instructions a quarter, with fewer copies of each byte, and without a log of session keys.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use futures::{AsyncRead, AsyncWrite, FutureExt, future::BoxFuture};
-use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use futures::{
+    AsyncRead, AsyncWrite, FutureExt,
+    future::{BoxFuture, Either},
+};
 use libp2p::{
     PeerId,
     core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
@@ -12,8 +14,8 @@ use libp2p::{
 };
 use libp2p_tls::certificate;
 use rustls::{
-    ClientConfig, ServerConfig, SupportedCipherSuite,
-    client::Resumption,
+    ClientConfig, CommonState, ServerConfig, SupportedCipherSuite,
+    client::{Resumption, UnbufferedClientConnection},
     crypto::{
         CryptoProvider,
         aws_lc_rs::{
@@ -25,20 +27,18 @@ use rustls::{
         },
     },
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
-    server::NoServerSessionStorage,
+    server::{NoServerSessionStorage, UnbufferedServerConnection},
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 
-use super::{read_ahead::ReadAhead, verifier::PeerCertificates};
+use super::{records::Records, verifier::PeerCertificates};
 
 const PROTOCOL: &str = "/tls/1.0.0";
 const ALPN: &[u8] = b"libp2p";
 /// In order of preference.
 const CIPHER_SUITES: [SupportedCipherSuite; 3] =
     [TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
-/// Encrypted bytes that may wait for the socket; one system call takes them all.
-const WRITE_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Why a connection could not be secured.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +107,8 @@ impl UpgradeInfo for Tls {
     }
 }
 
-type Secured<C> = (PeerId, TlsStream<ReadAhead<C>>);
+type TlsStream<S> = Either<Records<S, UnbufferedServerConnection>, Records<S, UnbufferedClientConnection>>;
+type Secured<S> = (PeerId, TlsStream<S>);
 
 impl<C> InboundConnectionUpgrade<C> for Tls
 where
@@ -119,9 +120,9 @@ where
 
     fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
         async move {
-            let mut stream = TlsAcceptor::from(self.server).accept(ReadAhead::new(socket)).await?;
-            stream.get_mut().1.set_buffer_limit(Some(WRITE_BUFFER_BYTES));
-            identified(stream.into())
+            let session = UnbufferedServerConnection::new(self.server)?;
+            let records = Records::establish(socket, session).await?;
+            Ok((peer_of(records.session())?, Either::Left(records)))
         }
         .boxed()
     }
@@ -139,22 +140,20 @@ where
         async move {
             // The specification wants no name to be indicated; an address never is.
             let nameless = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            let socket = ReadAhead::new(socket);
-            let mut stream = TlsConnector::from(self.client).connect(nameless, socket).await?;
-            stream.get_mut().1.set_buffer_limit(Some(WRITE_BUFFER_BYTES));
-            identified(stream.into())
+            let session = UnbufferedClientConnection::new(self.client, nameless)?;
+            let records = Records::establish(socket, session).await?;
+            Ok((peer_of(records.session())?, Either::Right(records)))
         }
         .boxed()
     }
 }
 
 /// Who is at the other end. That it is who was dialled is checked by the transport's user, who knows.
-fn identified<C>(stream: TlsStream<ReadAhead<C>>) -> Result<Secured<C>, TlsError> {
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+fn peer_of(session: &CommonState) -> Result<PeerId, TlsError> {
+    let certificates = session.peer_certificates().unwrap_or_default();
     // The verifier has seen to it that there is no second one.
     let certificate = certificates.first().ok_or(TlsError::NoCertificate)?;
-    let peer = certificate::parse(certificate)?.peer_id();
-    Ok((peer, stream))
+    Ok(certificate::parse(certificate)?.peer_id())
 }
 
 #[cfg(test)]
@@ -181,8 +180,8 @@ mod tests {
         let (peer, stream) = inbound.unwrap();
         assert_eq!(peer, theirs.public().to_peer_id());
         assert_eq!(outbound.unwrap().0, ours.public().to_peer_id());
-        let suite = stream.get_ref().1.negotiated_cipher_suite();
-        assert_eq!(suite, Some(TLS13_AES_128_GCM_SHA256));
+        let Either::Left(records) = stream else { panic!("we listened") };
+        assert_eq!(records.session().negotiated_cipher_suite(), Some(TLS13_AES_128_GCM_SHA256));
     }
 
     #[tokio::test]
