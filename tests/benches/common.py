@@ -79,8 +79,14 @@ class Daemon:
             return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         if self.connection is None:
             self.connection = http.client.HTTPConnection(self.address)
-        self.connection.request("GET", "/api/v1/status")
-        return json.loads(self.connection.getresponse().read())
+        try:
+            self.connection.request("GET", "/api/v1/status")
+            return json.loads(self.connection.getresponse().read())
+        except (http.client.HTTPException, OSError):
+            # It closes connections that were idle for long.
+            self.connection.close()
+            self.connection.request("GET", "/api/v1/status")
+            return json.loads(self.connection.getresponse().read())
 
     def wait_for_peers(self, count, seconds=60):
         wait_until(lambda: len(self.status()["peers"]) >= count, f"{count} peers", seconds)
@@ -89,10 +95,10 @@ class Daemon:
         wait_until(lambda: not self.status()["transfers"], "the end of transfers", seconds)
 
     def put(self, file):
-        """Publishes a file; gives its SHA-256."""
+        """Publishes a file; gives its BLAKE3."""
         command = [*inside(self.namespace), self.binary, "put", "--json", file, "--http", self.address]
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE,
-                                         stderr=subprocess.DEVNULL).stdout)["sha256"]
+                                         stderr=subprocess.DEVNULL).stdout)["blake3"]
 
     def memory_kib(self, field="VmHWM"):
         """Peak resident memory; VmRSS is the present one."""
@@ -128,7 +134,7 @@ class Fetch:
     one after which the whole was also checked by SHA-256, synced to disk and indexed."""
 
     def __init__(self, node, digest, size):
-        self.node, self.path, self.ended = node, f"/blobs/sha256/{digest}", False
+        self.node, self.path, self.ended = node, f"/blobs/blake3/{digest}", False
         reader = threading.Thread(target=self.read, daemon=True)
         started = time.perf_counter()
         reader.start()
