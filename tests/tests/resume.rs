@@ -159,9 +159,9 @@ fn a_flipped_byte_in_a_leftover_is_found_and_its_group_fetched_again() {
     assert!(found, "one group, and no more: {}", b.log());
     let more = received.saturating_sub(before);
     println!("{before} bytes without the damage, {more} more with it");
-    // A group with its path in the tree, give or take: in which extents the rest comes depends on the instant, and each
-    // extent has a path of its own.
-    assert!((8 * 1024..64 * 1024).contains(&more), "{before} before, {received} after");
+    // A group of 16 KiB with its path in the tree, give or take: in which extents the rest comes depends on the instant,
+    // and each extent has a path of its own. A handful of paths more or less are up to 12 KiB.
+    assert!((4 * 1024..64 * 1024).contains(&more), "{before} before, {received} after");
     assert_eq!(b.metric_sum("p2p_cache_bans_total"), 0);
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite};
 use rustls::{
+    CommonState,
     client::{ClientConnectionData, UnbufferedClientConnection},
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
@@ -31,6 +32,9 @@ pub(crate) trait Session {
     type Side;
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side>;
+
+    /// Whether it has something to send: then [`Session::process`] gives that before it looks at what came in.
+    fn wants_write(&self) -> bool;
 }
 
 impl Session for UnbufferedClientConnection {
@@ -39,6 +43,10 @@ impl Session for UnbufferedClientConnection {
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side> {
         self.process_tls_records(incoming)
     }
+
+    fn wants_write(&self) -> bool {
+        CommonState::wants_write(self)
+    }
 }
 
 impl Session for UnbufferedServerConnection {
@@ -46,6 +54,10 @@ impl Session for UnbufferedServerConnection {
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side> {
         self.process_tls_records(incoming)
+    }
+
+    fn wants_write(&self) -> bool {
+        CommonState::wants_write(self)
     }
 }
 
@@ -80,12 +92,23 @@ pub(crate) struct Records<S, C> {
     surplus: Room,
     ended: bool,
     close_notified: bool,
+    /// The session must not be asked to look at anything again.
+    failed: bool,
 }
 
 impl<S, C: Session> Records<S, C> {
     fn new(socket: S, session: C) -> Self {
         let (incoming, outgoing, surplus) = (Room::default(), Room::default(), Room::default());
-        Self { socket, session, incoming, outgoing, surplus, ended: false, close_notified: false }
+        Self {
+            socket,
+            session,
+            incoming,
+            outgoing,
+            surplus,
+            ended: false,
+            close_notified: false,
+            failed: false,
+        }
     }
 
     pub(super) fn session(&self) -> &C {
@@ -95,6 +118,15 @@ impl<S, C: Session> Records<S, C> {
     /// Lets the session work on what has arrived until it has plaintext, or does what is wanted. Plaintext goes `into`
     /// the reader's buffer, the rest of a record to the surplus; the number says how much the reader got.
     fn advance(&mut self, into: &mut [u8], want: &Want<'_>) -> io::Result<(State, usize)> {
+        if self.failed {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "TLS failed before"));
+        }
+        let result = self.process(into, want);
+        self.failed = result.is_err();
+        result
+    }
+
+    fn process(&mut self, into: &mut [u8], want: &Want<'_>) -> io::Result<(State, usize)> {
         loop {
             let UnbufferedStatus { discard, state, .. } = self.session.process(self.incoming.filled_mut());
             let mut read = 0;
@@ -159,6 +191,20 @@ impl<S, C: Session> Records<S, C> {
         }
     }
 
+    /// The alert that says what was wrong, if there is one.
+    fn last_words(&mut self) {
+        if !self.session.wants_write() {
+            return;
+        }
+        // Without what came in: the session would look at it again.
+        if let Ok(ConnectionState::EncodeTlsData(mut alert)) = self.session.process(&mut []).state {
+            let encoded = self.outgoing.append(FRAGMENT_BYTES, |room| Ok(alert.encode(room).map_err(|_| 0)));
+            if let Err(error) = encoded {
+                tracing::debug!(%error, "no room for an alert");
+            }
+        }
+    }
+
     /// Makes the session do what is wanted; plaintext that is found on the way waits for the reader.
     fn demand(&mut self, want: &Want<'_>) -> io::Result<()> {
         loop {
@@ -182,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Session> Records<S, C> {
         let result = std::future::poll_fn(|cx| records.poll_handshake(cx)).await;
         if result.is_err() {
             // The peer may learn why, if there is room for it at once.
-            let _ = records.advance(&mut [], &Want::Nothing);
+            records.last_words();
             std::future::poll_fn(|cx| Poll::Ready(records.poll_drain(cx).is_ready())).await;
         }
         result.map(|()| records)
@@ -342,4 +388,111 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Session + Unpin> AsyncWrite for Recor
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use futures::{executor::block_on, io::Cursor};
+    use libp2p::identity::Keypair;
+
+    use super::super::tls::Tls;
+    use super::*;
+
+    /// What a server answers to these bytes, and how it ends.
+    fn answer(bytes: Vec<u8>) -> (Vec<u8>, io::Result<()>) {
+        let session =
+            Tls::new(&Keypair::generate_ed25519()).expect("a key").server_session().expect("a session");
+        let mut socket = Scripted { bytes: Cursor::new(bytes), written: Vec::new() };
+        let result = block_on(Records::establish(&mut socket, session)).map(drop);
+        (socket.written, result)
+    }
+
+    struct Scripted {
+        bytes: Cursor<Vec<u8>>,
+        written: Vec<u8>,
+    }
+
+    impl AsyncRead for Scripted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            into: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.bytes).poll_read(cx, into)
+        }
+    }
+
+    impl AsyncWrite for Scripted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.written.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn nonsense_ends_the_handshake_with_an_alert() {
+        let handshake = |payload: &[u8]| {
+            let length = u16::try_from(payload.len()).expect("a record").to_be_bytes();
+            [&[22, 3, 1][..], &length, payload].concat()
+        };
+        let cases = [
+            vec![0; 1 << 20],
+            vec![0xff; 1 << 20],
+            // Two messages in one record: the first is wrong, the second is never looked at.
+            handshake(&[2, 0, 0, 1, 0, 1, 0, 0, 1, 0]),
+            handshake(&[1, 0, 0, 2, 0, 0, 20, 0, 0, 0]),
+            // Part of a message, and then another kind of record.
+            [handshake(&[1, 0, 1, 0]), vec![23, 3, 3, 0, 1, 0]].concat(),
+            [handshake(&[1, 0, 1, 0]), vec![21, 3, 3, 0, 2, 2, 40]].concat(),
+        ];
+        for bytes in cases {
+            let start = bytes[..16.min(bytes.len())].to_vec();
+            let (written, result) = answer(bytes);
+            assert!(result.is_err(), "{start:?}");
+            assert!(written.is_empty() || written[0] == 21, "an alert or nothing: {start:?} {written:?}");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_ends_in_the_handshake_is_an_error() {
+        for length in [0, 1, 5, 100] {
+            let bytes: Vec<u8> =
+                [22, 3, 1, 0, 200, 1, 0, 0, 196].into_iter().chain(iter::repeat(3)).take(length).collect();
+            assert!(answer(bytes).1.is_err(), "{length}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Records of any kind with anything in them: an error, never a panic.
+        #[test]
+        fn whatever_is_sent_first_is_refused(
+            records in proptest::collection::vec((20..25_u8, proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40)), 1..6),
+            message in 0..25_u8,
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, mut payload) in records {
+                if let [first, high, middle, low, ..] = payload.as_mut_slice() {
+                    // A length that may be right, so that messages are split and joined.
+                    (*first, *high, *middle, *low) = (message, 0, 0, *low % 64);
+                }
+                bytes.extend([kind, 3, 3, 0, payload.len() as u8]);
+                bytes.extend(payload);
+            }
+            proptest::prop_assert!(answer(bytes).1.is_err());
+        }
+    }
 }

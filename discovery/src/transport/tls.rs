@@ -98,6 +98,13 @@ impl Tls {
     }
 }
 
+impl Tls {
+    #[cfg(test)]
+    pub(super) fn server_session(&self) -> Result<UnbufferedServerConnection, rustls::Error> {
+        UnbufferedServerConnection::new(Arc::clone(&self.server))
+    }
+}
+
 impl UpgradeInfo for Tls {
     type Info = &'static str;
     type InfoIter = std::iter::Once<Self::Info>;
