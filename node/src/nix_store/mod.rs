@@ -1,0 +1,3 @@
+//! The machine's own Nix store.
+
+pub mod nar;
