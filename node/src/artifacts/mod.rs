@@ -1,5 +1,7 @@
 //! The gateway's [`ArtifactSource`]: what is held is read from the store, what is not is fetched while it is read.
 
+mod buffers;
+mod live;
 mod narinfos;
 mod site;
 mod stored;
@@ -12,6 +14,7 @@ use async_trait::async_trait;
 use p2p_cache_http_gateway::{Artifact, ArtifactSource, BodyStream, PutOutcome, SourceError};
 use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash};
 
+pub use self::live::LiveArtifact;
 use self::narinfos::FoundNarInfo;
 pub use self::narinfos::NarInfos;
 use self::stored::StoredArtifact;

@@ -86,7 +86,8 @@ impl NarReader {
             return Ok(0);
         }
         let index = self.layout.locate(offset);
-        let Some((from, length)) = self.contents(index, offset, buffer.len()) else { return Ok(0) };
+        let Some((from, length)) = self.contents(index, offset) else { return Ok(0) };
+        let length = length.min(buffer.len() as u64) as usize;
         let Some(file) = self.descriptors.open_file(index) else { return Ok(0) };
         let read = read_cached(&file, &mut buffer[..length], from)
             .map_err(|error| NarError::io("read", self.path_of(index), error))?;
@@ -94,18 +95,28 @@ impl NarReader {
         Ok(read)
     }
 
+    /// How many bytes from `offset` on are contents of one file that is open: 0 elsewhere. Does not block.
+    pub fn open_bytes(&self, offset: u64) -> u64 {
+        if offset >= self.size() {
+            return 0;
+        }
+        let index = self.layout.locate(offset);
+        match self.contents(index, offset) {
+            Some((_, length)) if self.descriptors.open_file(index).is_some() => length,
+            _ => 0,
+        }
+    }
+
     /// Reads the NAR from its start to its end.
     pub fn stream(&self) -> NarStream<'_> {
         NarStream { reader: self, position: 0 }
     }
 
-    /// When `offset` is in the contents of the file `index`: where in the file, and how many bytes there are, up to
-    /// `wanted`.
-    fn contents(&self, index: u32, offset: u64, wanted: usize) -> Option<(u64, usize)> {
+    /// When `offset` is in the contents of the file `index`: where in the file, and how many bytes it has from there on.
+    fn contents(&self, index: u32, offset: u64) -> Option<(u64, u64)> {
         let Parts { contents, tail, .. } = self.layout.parts(index);
         let is_file = matches!(self.layout.entry(index).kind, Kind::File | Kind::Executable);
-        (is_file && (contents..tail).contains(&offset))
-            .then(|| (offset - contents, (tail - offset).min(wanted as u64) as usize))
+        (is_file && (contents..tail).contains(&offset)).then(|| (offset - contents, tail - offset))
     }
 
     /// [`Self::read_at`] with its error as it is.
