@@ -22,6 +22,12 @@ impl Scene {
         Self { directory: tempfile::tempdir().expect("a temporary directory") }
     }
 
+    /// For many directories, which disks are slow to make and to remove.
+    pub(super) fn in_memory() -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self { directory: directory.expect("a temporary directory") }
+    }
+
     /// The store path.
     pub(super) fn path(&self) -> PathBuf {
         self.directory.path().join("path")

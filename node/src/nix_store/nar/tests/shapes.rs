@@ -68,7 +68,7 @@ fn deep_nar(levels: usize) -> Vec<u8> {
 
 #[test]
 fn tree_of_5000_levels_needs_neither_stack_nor_descriptors() {
-    let scene = Scene::new();
+    let scene = Scene::in_memory();
     let path = scene.path();
     deep_tree(&path, 5000);
     let expected = deep_nar(5000);
