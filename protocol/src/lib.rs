@@ -30,8 +30,8 @@ pub use narinfo::{Compression, NarInfo, NarInfoError};
 pub use signature::{KeyError, PublicKey, SecretKey, Signature, SignatureError, TrustedKeys};
 pub use store_path::{StoreHash, StorePath, StorePathError};
 pub use tree::{
-    DecodeError, RangeSink, ReadAt, Size, WriteAt, create_outboard, decode_range, encode_range,
-    encode_range_into, encoded_bytes, group_count, outboard_bytes,
+    DecodeError, OutboardBuilder, RangeSink, ReadAt, Size, WriteAt, check_outboard, create_outboard,
+    decode_range, encode_range, encode_range_into, encoded_bytes, group_count, outboard_bytes,
 };
 pub use wire::{
     FrameError, Hello, MessageError, PROTOCOL_NAME, Request, Response, VersionError, WireMessage,

@@ -2,13 +2,12 @@
 
 use std::io;
 
-use bao_tree::ChunkNum;
 use bao_tree::iter::BaoChunk;
-use blake3::hazmat::{self, HasherExt as _, Mode};
 
 use super::encode::pair_offset;
 use super::encoded_bytes;
 use super::geometry::{bao_tree, chunk_ranges};
+use super::hashes::{group_hash, halves, parent_hash};
 use crate::digest::BlobId;
 use crate::groups::{GroupRange, RangeError};
 
@@ -114,27 +113,4 @@ pub fn decode_range(
         }
     }
     Ok(())
-}
-
-fn halves(pair: &[u8; 64]) -> [[u8; 32]; 2] {
-    let (halves, _) = pair.as_chunks::<32>();
-    [halves[0], halves[1]]
-}
-
-fn parent_hash(left: &[u8; 32], right: &[u8; 32], is_root: bool) -> [u8; 32] {
-    if is_root {
-        *hazmat::merge_subtrees_root(left, right, Mode::Hash).as_bytes()
-    } else {
-        hazmat::merge_subtrees_non_root(left, right, Mode::Hash)
-    }
-}
-
-fn group_hash(start: ChunkNum, bytes: &[u8], is_root: bool) -> [u8; 32] {
-    if is_root {
-        return *blake3::hash(bytes).as_bytes();
-    }
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(start.to_bytes());
-    hasher.update(bytes);
-    hasher.finalize_non_root()
 }

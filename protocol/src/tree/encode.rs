@@ -7,8 +7,9 @@ use bao_tree::io::outboard::PreOrderOutboard;
 use bao_tree::io::sync::{ReadAt, WriteAt, outboard as write_outboard};
 use bao_tree::iter::BaoChunk;
 
-use super::geometry::{bao_tree, chunk_ranges};
-use super::{PAIR_BYTES, encoded_bytes, outboard_bytes};
+use super::geometry::{bao_tree, chunk_ranges, left_groups};
+use super::hashes::{halves, parent_hash};
+use super::{PAIR_BYTES, encoded_bytes, group_count, outboard_bytes};
 use crate::digest::BlobId;
 use crate::groups::GroupRange;
 
@@ -102,6 +103,33 @@ fn take<'a>(out: &mut &'a mut [u8], length: usize) -> io::Result<&'a mut [u8]> {
     out.split_off_mut(..length).ok_or_else(|| io::Error::other("an encoding is longer than was computed"))
 }
 
+/// Checks every hash pair of a whole outboard against the root: then it is the outboard of `blob`, whatever happened to
+/// the file. Reads the 0.4 % that an outboard is of its blob, and none of the blob.
+///
+/// # Errors
+/// `InvalidData` for a wrong pair, `UnexpectedEof` for one that is missing, and what reading yields.
+pub fn check_outboard(blob: BlobId, size: u64, outboard: impl ReadAt) -> io::Result<()> {
+    check(size, GroupRange::default())?;
+    let mut pairs = PairReader::new(outboard, outboard_bytes(size));
+    let mut offset = 0;
+    // Hashes that are to be met with the groups below them, the next in pre-order on top.
+    let mut pending = vec![(blob.0, group_count(size))];
+    while let Some((wanted, groups)) = pending.pop() {
+        if groups < 2 {
+            continue;
+        }
+        let [left, right] = halves(pairs.read(offset)?);
+        if parent_hash(&left, &right, offset == 0) != wanted {
+            let reason = format!("the outboard of {blob} has a wrong hash pair at offset {offset}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        offset += PAIR_BYTES;
+        let of_left = left_groups(groups);
+        pending.extend([(right, groups - of_left), (left, of_left)]);
+    }
+    Ok(())
+}
+
 /// Where the hash pair of `node` stands in the outboard.
 pub(super) fn pair_offset(size: u64, node: TreeNode) -> io::Result<u64> {
     match bao_tree(size).pre_order_offset(node) {
@@ -110,7 +138,7 @@ pub(super) fn pair_offset(size: u64, node: TreeNode) -> io::Result<u64> {
     }
 }
 
-fn check(size: u64, range: GroupRange) -> io::Result<()> {
+pub(super) fn check(size: u64, range: GroupRange) -> io::Result<()> {
     range.check(size).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 

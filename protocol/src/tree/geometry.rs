@@ -47,6 +47,35 @@ fn parents_above(count: u64, range: GroupRange) -> u64 {
     parents
 }
 
+/// The groups below the left half of an inner node that has `count` of them below it, two at least: a complete tree,
+/// as large as leaves something for the right half.
+pub(super) const fn left_groups(count: u64) -> u64 {
+    1 << (count - 1).ilog2()
+}
+
+/// The place in pre-order, among all inner nodes of a tree of `count` groups, of the one above the groups from `start`
+/// to `end`, which must be one.
+pub(super) const fn pre_order_index(count: u64, start: u64, end: u64) -> u64 {
+    let (mut first, mut last, mut index) = (0, count, 0);
+    while first < start || last > end {
+        let middle = first + left_groups(last - first);
+        if start < middle {
+            last = middle;
+            index += 1;
+        } else {
+            // This node, and all those below its left half.
+            index += middle - first;
+            first = middle;
+        }
+    }
+    index
+}
+
+/// The first chunk of a group.
+pub(super) const fn first_chunk(group: u64) -> ChunkNum {
+    ChunkNum(group * GROUP_CHUNKS)
+}
+
 pub(super) fn bao_tree(size: u64) -> BaoTree {
     BaoTree::new(size, BlockSize::from_chunk_log(GROUP_CHUNK_LOG))
 }

@@ -7,9 +7,11 @@
 //! The empty blob has no groups: its outboard is empty, its only range is `0..0`, and the encoding of that is
 //! no bytes at all, which decode if the blob is the hash of nothing.
 
+mod build;
 mod decode;
 mod encode;
 mod geometry;
+mod hashes;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +19,9 @@ pub use bao_tree::io::sync::{ReadAt, Size, WriteAt};
 
 pub use crate::groups::{GroupRange, RangeError};
 pub use crate::limits::GROUP_BYTES;
+pub use build::OutboardBuilder;
 pub use decode::{DecodeError, RangeSink, decode_range};
-pub use encode::{create_outboard, encode_range, encode_range_into};
+pub use encode::{check_outboard, create_outboard, encode_range, encode_range_into};
 pub use geometry::{encoded_bytes, group_count, outboard_bytes};
 
 #[cfg(doc)]
