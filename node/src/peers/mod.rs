@@ -23,6 +23,8 @@ pub use bans::{BanReason, Bans, Gatekeeper};
 pub use client::{Arriving, Offer, PeerClient, RangeAnswer, RangeTiming, Watched};
 pub use error::PeerError;
 pub use policy::{ParseShareError, Share};
+#[cfg(test)]
+pub(crate) use server::conformance;
 pub use server::{
     ArrivingBlob, ClaimSigner, Held, HeldBlob, Holdings, Led, SharingPolicy, Site, UploadLimits, UploadParts,
     UploadServer, claim_signer,

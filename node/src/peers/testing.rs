@@ -14,7 +14,9 @@ use p2p_cache_protocol::digest::{BlobId, Digest, Sha256Digest};
 use p2p_cache_protocol::narinfo::NarInfo;
 use p2p_cache_protocol::signature::{SecretKey, TrustedKeys};
 use p2p_cache_protocol::store_path::StoreHash;
-use p2p_cache_protocol::tree::{GroupRange, create_outboard, encode_range, outboard_bytes};
+use p2p_cache_protocol::tree::{
+    GroupRange, create_outboard, encode_range, encode_range_into, outboard_bytes,
+};
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -85,8 +87,8 @@ impl HeldBlob for OpenBlob {
     }
 
     fn encode(&self, range: GroupRange, out: &mut [u8]) -> io::Result<()> {
-        out.copy_from_slice(&self.0.encoded(range));
-        Ok(())
+        let Blob { bytes, outboard, claim } = &*self.0;
+        encode_range_into(claim.blob, claim.size, &bytes[..], &outboard[..], range, out)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Serving peers, within the owner's limits.
 
 mod claims;
+#[cfg(test)]
+pub(crate) mod conformance;
 mod desk;
 mod holdings;
 mod meters;

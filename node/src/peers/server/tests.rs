@@ -1,5 +1,6 @@
 //! The server towards honest, greedy and hostile peers.
 
+mod conformance;
 mod hostile;
 mod limits;
 mod network;
