@@ -5,6 +5,7 @@ mod buffers;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod damage;
 pub mod fetch;
 pub mod metrics;
 pub mod nix_store;

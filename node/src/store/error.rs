@@ -135,7 +135,7 @@ impl StoreError {
 }
 
 /// A full disk, an exhausted quota or a file over the file system's limit.
-pub(super) fn is_no_space(error: &io::Error) -> bool {
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

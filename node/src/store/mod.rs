@@ -15,6 +15,7 @@ mod config;
 mod error;
 mod evict;
 mod gc;
+mod hand_over;
 mod index;
 mod inner;
 mod layout;
@@ -45,6 +46,7 @@ pub use self::config::{
     DEFAULT_MAX_NARINFOS, DEFAULT_MAX_PARTIALS, DEFAULT_MIN_FREE_BYTES, DEFAULT_NARINFO_CACHE_BYTES,
     DEFAULT_SHORT_PERMITS, StoreConfig,
 };
+pub(crate) use self::error::is_no_space;
 pub use self::error::{StoreError, WriteError};
 pub use self::gc::{GcOptions, GcReport};
 pub use self::partial::PartialBlob;

@@ -1,18 +1,17 @@
 //! Opening a state directory: lock, index (or a new one when it cannot be read), reconciliation.
 
-use std::any::Any;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::config::StoreConfig;
-use super::error::{StoreError, is_no_space};
+use super::error::StoreError;
 use super::evict;
 use super::index::Index;
 use super::inner::StoreInner;
 use super::layout::{self, DirLock, Layout};
 use super::reconcile::{self, Reconciled, When};
+use crate::damage;
 
 /// Blocking.
 pub(super) fn open(config: StoreConfig) -> Result<Arc<StoreInner>, StoreError> {
@@ -65,31 +64,13 @@ fn attempt(
     Ok(store)
 }
 
-/// True when a new index would help: not for a full disk or missing permissions, which a new one would meet too.
+/// True when a new index would help.
 fn is_damage(error: &StoreError) -> bool {
-    match error {
-        StoreError::Index { source: sled::Error::Io(e), .. } => {
-            !is_no_space(e) && e.kind() != std::io::ErrorKind::PermissionDenied
-        }
-        StoreError::Index { .. } => true,
-        _ => false,
-    }
+    matches!(error, StoreError::Index { source, .. } if damage::is_damage(source))
 }
 
-/// sled answers some damage with a panic; here that is an unreadable index like any other.
 fn unpanic<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let reason = format!("sled panicked: {}", panic_text(panic.as_ref()));
-        Err(StoreError::Index { action: "read the index", source: sled::Error::ReportableBug(reason) })
-    })
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (None, Some(text)) => text,
-        (None, None) => "without a message",
-    }
+    damage::unpanic(work, |source| StoreError::Index { action: "read the index", source })
 }
 
 /// Keeps one unreadable index for whoever wants to look at it.
