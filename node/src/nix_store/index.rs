@@ -156,12 +156,14 @@ impl Counts {
 #[derive(Debug)]
 pub(super) struct Index {
     db: sled::Db,
-    /// Held while records change, since one concerns several keys.
-    counts: Mutex<Counts>,
+    /// Held while a record changes, since that concerns several keys.
+    writing: Mutex<()>,
+    /// `None` before they were counted.
+    counts: Mutex<Option<Counts>>,
 }
 
 impl Index {
-    /// Opens or creates the index, and goes through all of it, so that damage shows now.
+    /// Opens or creates the index. Takes longer for more paths, but counts none of them.
     pub(super) fn open(path: &Path, cache_bytes: u64) -> sled::Result<Self> {
         let db = sled::Config::new().path(path).cache_capacity(cache_bytes).open()?;
         match db.get(VERSION_KEY)? {
@@ -169,17 +171,35 @@ impl Index {
             Some(_) => return Err(sled::Error::Unsupported("written by another version".to_owned())),
             None => drop(db.insert(VERSION_KEY, &[FORMAT_VERSION])?),
         }
+        Ok(Self { db, writing: Mutex::default(), counts: Mutex::default() })
+    }
+
+    /// How many paths are in which state; nothing before [`Self::count`] has counted. Does not block.
+    pub(super) fn counts(&self) -> Counts {
+        lock(&self.counts).unwrap_or_default()
+    }
+
+    /// Counts all paths, unless that was done: a second for a million of them.
+    pub(super) fn count(&self) -> sled::Result<()> {
+        let _writing = lock(&self.writing);
+        if lock(&self.counts).is_some() {
+            return Ok(());
+        }
         let mut counts = Counts::default();
-        for entry in db.scan_prefix([PATH]) {
+        for entry in self.db.scan_prefix([PATH]) {
             if let Some(record) = Record::decode(&entry?.1) {
                 counts.count(&record, u64::saturating_add);
             }
         }
-        Ok(Self { db, counts: Mutex::new(counts) })
+        *lock(&self.counts) = Some(counts);
+        Ok(())
     }
 
-    pub(super) fn counts(&self) -> Counts {
-        *self.lock()
+    fn recount(&self, gone: Option<&Record>, come: Option<&Record>) {
+        if let Some(counts) = &mut *lock(&self.counts) {
+            gone.inspect(|record| counts.count(record, u64::saturating_sub));
+            come.inspect(|record| counts.count(record, u64::saturating_add));
+        }
     }
 
     pub(super) fn get(&self, hash: StoreHash) -> sled::Result<Option<Record>> {
@@ -211,7 +231,7 @@ impl Index {
         nar_hash: Sha256Digest,
         nar_size: u64,
     ) -> sled::Result<bool> {
-        let mut counts = self.lock();
+        let _writing = lock(&self.writing);
         if self.get(hash)?.is_some() {
             return Ok(false);
         }
@@ -220,13 +240,13 @@ impl Index {
         batch.insert(nar_key(nar_hash, hash), &[]);
         self.write(&mut batch, hash, &record);
         self.db.apply_batch(batch)?;
-        counts.count(&record, u64::saturating_add);
+        self.recount(None, Some(&record));
         Ok(true)
     }
 
     /// Notes how far a path has come; false when it is not known under this id any more.
     pub(super) fn settle(&self, hash: StoreHash, id: i64, state: State) -> sled::Result<bool> {
-        let mut counts = self.lock();
+        let _writing = lock(&self.writing);
         let Some(old) = self.get(hash)?.filter(|record| record.id == id) else { return Ok(false) };
         let record = Record { state, ..old };
         let mut batch = Batch::default();
@@ -235,8 +255,7 @@ impl Index {
             batch.insert(&blob_key(blob)[..], &record.nar_hash.0);
         }
         self.db.apply_batch(batch)?;
-        counts.count(&old, u64::saturating_sub);
-        counts.count(&record, u64::saturating_add);
+        self.recount(Some(&old), Some(&record));
         Ok(true)
     }
 
@@ -248,7 +267,7 @@ impl Index {
         id: i64,
         before: impl FnOnce(&Removed),
     ) -> sled::Result<Option<Removed>> {
-        let mut counts = self.lock();
+        let _writing = lock(&self.writing);
         let mut batch = Batch::default();
         batch.remove(&id_key(id)[..]);
         let Some(record) = self.get(hash)?.filter(|record| record.id == id) else {
@@ -264,7 +283,7 @@ impl Index {
         let removed = Removed { record, last_of_nar };
         before(&removed);
         self.db.apply_batch(batch)?;
-        counts.count(&record, u64::saturating_sub);
+        self.recount(Some(&record), None);
         Ok(Some(removed))
     }
 
@@ -320,10 +339,11 @@ impl Index {
         batch.insert(&id_key(record.id)[..], &value[..]);
         batch.insert(path_key(hash), &record.encode()[..]);
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What these mutexes guard is valid at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn listed(key: &[u8], value: &[u8]) -> Option<Listed> {
@@ -374,6 +394,7 @@ mod tests {
     fn open() -> (tempfile::TempDir, Index) {
         let directory = tempfile::tempdir().unwrap();
         let index = Index::open(directory.path(), 1 << 20).unwrap();
+        index.count().unwrap();
         (directory, index)
     }
 
@@ -467,6 +488,8 @@ mod tests {
         index.flush().unwrap();
         drop(index);
         let index = Index::open(directory.path(), 1 << 20).unwrap();
+        assert_eq!(index.counts(), Counts::default(), "not counted yet");
+        index.count().unwrap();
         assert_eq!((index.counts(), index.get(hash(1)).unwrap()), (counts, record));
         let mut claims = Vec::new();
         index

@@ -1,11 +1,255 @@
 //! The machine's live Nix store as a source: its paths are blobs whose bytes nobody stores a second time.
+//!
+//! `database` reads what Nix holds for valid, `nar` makes any range of a path's NAR from its files. What may be offered
+//! is hashed once (`hasher`), remembered (`index`, `outboards`) and followed as Nix registers and deletes (`watch`,
+//! `sync`). [`NixStore`] answers peers ([`Holdings`](crate::peers::Holdings)) and the local gateway from all of it.
+//!
+//! Whatever is wrong with the store, the daemon goes on without it and tries again.
 
+mod copies;
 mod database;
+mod hasher;
+mod holdings;
 mod index;
 pub mod nar;
 mod outboards;
 mod readers;
+mod shared;
+mod sync;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
+mod watch;
 
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use p2p_cache_protocol::{Claim, NarInfo, Sha256Digest, StoreHash};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{Semaphore, watch as cell};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use self::copies::SecondCopies;
 pub use self::database::{Database, DatabaseError, MAX_SCHEMA, StoredPath};
+use self::hasher::Hasher;
+pub use self::index::Counts;
+use self::index::Index;
+use self::nar::NarReader;
+use self::outboards::Outboards;
+pub use self::shared::{Eligible, NixStoreOptions, OnClaim};
+use self::shared::{Shared, Trouble};
+use self::watch::Follower;
+use crate::damage::{is_damage, unpanic};
+
+/// Look-ups on blocking threads at once.
+const MAX_LOOKUPS: usize = 16;
+
+/// A live Nix store. Cheap to clone; stops when [`NixStore::shutdown`] is called.
+#[derive(Clone)]
+pub struct NixStore {
+    /// `None` when there is none, or nowhere to keep its index.
+    running: Option<Arc<Running>>,
+}
+
+struct Running {
+    shared: Arc<Shared>,
+    lookups: Arc<Semaphore>,
+    tasks: Mutex<Option<Tasks>>,
+}
+
+struct Tasks {
+    stopping: CancellationToken,
+    follower: JoinHandle<()>,
+    hasher: Hasher,
+}
+
+/// The NAR of a store path, open.
+#[derive(Debug, Clone)]
+pub struct OpenNar {
+    /// Reads any part of it.
+    pub reader: Arc<NarReader>,
+    /// Its hash, as Nix noted it.
+    pub sha256: Sha256Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// What a live store has and does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LiveUsage {
+    /// Whether its database can be read.
+    pub readable: bool,
+    /// How many paths are in which state.
+    pub counts: Counts,
+}
+
+impl NixStore {
+    /// No store at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { running: None }
+    }
+
+    /// Opens the store below `root`, which has `nix/store` and `nix/var/nix/db` below it, and keeps what is known of it in
+    /// `live` below `state_dir`. A database that cannot be used yet is tried again every minute; that, and what else
+    /// is wrong, is logged and no fault of the caller. Takes no longer for many paths than for a few. Must be
+    /// called within a runtime.
+    pub async fn open(root: &Path, state_dir: &Path, options: NixStoreOptions) -> Self {
+        let (root, live) = (root.to_path_buf(), state_dir.join("live"));
+        let opening = tokio::task::spawn_blocking(move || {
+            let (index, outboards) = open_state(&live, options.index_cache_bytes)?;
+            let shared = Arc::new(Shared::new(root, options, index, outboards));
+            let hasher = Hasher::start(&shared)?;
+            Ok::<_, io::Error>((shared, hasher))
+        });
+        let (shared, hasher) = match opening.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let directory = state_dir.join("live");
+                tracing::error!(directory = %directory.display(), %error, "the live Nix store is not offered");
+                return Self::none();
+            }
+        };
+        let stopping = CancellationToken::new();
+        let follower = Follower::open(Arc::clone(&shared)).await;
+        let follower = tokio::spawn(follower.run(stopping.clone()));
+        let tasks = Mutex::new(Some(Tasks { stopping, follower, hasher }));
+        let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
+        Self { running: Some(Arc::new(Running { shared, lookups, tasks })) }
+    }
+
+    /// The narinfo of any valid path, for clients on this machine; its NAR is what [`NixStore::open_nar`] opens.
+    ///
+    /// # Errors
+    /// When the database cannot be read at this moment.
+    pub async fn narinfo(&self, hash: StoreHash) -> io::Result<Option<NarInfo>> {
+        let found = self.blocking(move |shared| Ok(shared.path_by_hash(hash)?)).await?.flatten();
+        Ok(found.map(|path| path.gateway_narinfo()))
+    }
+
+    /// The NAR of any valid path, hashed or not, for clients on this machine.
+    ///
+    /// # Errors
+    /// When database or files cannot be read; when the files are plainly not what Nix noted.
+    pub async fn open_nar(&self, hash: StoreHash) -> io::Result<Option<OpenNar>> {
+        let opened = self.blocking(move |shared| {
+            let Some(path) = shared.path_by_hash(hash)? else { return Ok(None) };
+            let reader = shared.readers.open(&path.store_path, path.id, path.nar_size)?;
+            Ok(Some(OpenNar { reader, sha256: path.nar_hash, size: path.nar_size }))
+        });
+        Ok(opened.await?.flatten())
+    }
+
+    /// Hashes a path before all that nobody waits for.
+    pub fn prioritise(&self, hash: StoreHash) {
+        if let Some(running) = &self.running {
+            running.shared.queue.ask(hash);
+        }
+    }
+
+    /// The blob store has a new blob: when a path with the same NAR is offered, or is to be, that copy goes.
+    pub async fn blob_committed(&self, nar: Sha256Digest) {
+        let asked = self.blocking(move |shared| {
+            for (hash, _) in shared.index.find(nar.into())? {
+                shared.queue.ask(hash);
+            }
+            Ok(())
+        });
+        if let Err(error) = asked.await {
+            tracing::debug!(%nar, %error, "cannot see whether a blob stands in the Nix store");
+        }
+    }
+
+    /// What is offered now, at most `limit` claims of about 100 bytes each.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub async fn offers(&self, limit: usize) -> io::Result<Vec<Claim>> {
+        Ok(self.blocking(move |shared| shared.offers(limit)).await?.unwrap_or_default())
+    }
+
+    /// What the store has and does now. Does not block.
+    #[must_use]
+    pub fn usage(&self) -> LiveUsage {
+        self.running.as_ref().map_or_else(LiveUsage::default, |running| LiveUsage {
+            readable: running.shared.database().is_some(),
+            counts: running.shared.index.counts(),
+        })
+    }
+
+    /// Counts the bytes of NARs that were hashed.
+    #[must_use]
+    pub fn hashed_bytes(&self) -> Counter {
+        self.running.as_ref().map_or_else(Counter::default, |running| running.shared.hashed_bytes.clone())
+    }
+
+    /// Stops hashing and following. What was hashed is remembered, what was not is taken up at the next start.
+    pub async fn shutdown(&self) {
+        let Some(running) = &self.running else { return };
+        let tasks = running.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Tasks { stopping, follower, hasher }) = tasks else { return };
+        stopping.cancel();
+        running.shared.queue.stop();
+        let shared = Arc::clone(&running.shared);
+        let ending = tokio::task::spawn_blocking(move || {
+            hasher.join();
+            shared.index.flush()
+        });
+        if let Err(error) = follower.await {
+            tracing::error!(%error, "following the Nix database failed");
+        }
+        match ending.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "some store paths will be hashed again"),
+            Err(error) => tracing::error!(%error, "stopping to hash store paths failed"),
+        }
+    }
+
+    fn settled(&self) -> Option<cell::Receiver<u64>> {
+        self.running.as_ref().map(|running| running.shared.settled.subscribe())
+    }
+
+    /// Runs a look-up on a blocking thread; `None` when there is no store.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Shared>) -> Result<T, Trouble> + Send + 'static,
+    ) -> io::Result<Option<T>> {
+        let Some(running) = &self.running else { return Ok(None) };
+        let permit = Arc::clone(&running.lookups).acquire_owned().await.map_err(io::Error::other)?;
+        let shared = Arc::clone(&running.shared);
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work(&shared)
+        });
+        let result = done.await.map_err(io::Error::other)?;
+        result.map(Some).map_err(|trouble| match trouble {
+            Trouble::Files(error) => error,
+            other => io::Error::other(other),
+        })
+    }
+}
+
+/// Opens index and outboards; a damaged index is made anew, and what it knew is hashed again. Blocks.
+fn open_state(live: &Path, cache_bytes: u64) -> io::Result<(Index, Outboards)> {
+    let (index, outboards) = (live.join("index"), live.join("outboards"));
+    fs::create_dir_all(live)?;
+    let open = || unpanic(|| Index::open(&index, cache_bytes), |error| error);
+    let opened = match open() {
+        Err(error) if is_damage(&error) => {
+            tracing::warn!(%error, "the index of store paths is unreadable: removed, and all are hashed again");
+            for directory in [&index, &outboards] {
+                match fs::remove_dir_all(directory) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            open()
+        }
+        other => other,
+    };
+    Ok((opened.map_err(io::Error::other)?, Outboards::open(&outboards)?))
+}

@@ -67,8 +67,11 @@ impl Outboards {
         NewOutboard { path: self.directory.join("new").join(number.to_string()) }
     }
 
-    /// Puts a finished one in its place.
-    pub(super) fn keep(&self, new: &NewOutboard, blob: BlobId) -> io::Result<()> {
+    /// Puts a finished one in its place. That of a blob of one group is empty, and no file.
+    pub(super) fn keep(&self, new: &NewOutboard, blob: BlobId, size: u64) -> io::Result<()> {
+        if outboard_bytes(size) == 0 {
+            return Ok(());
+        }
         let path = self.path(blob);
         if let Some(shard) = path.parent() {
             match fs::create_dir(shard) {
@@ -79,17 +82,20 @@ impl Outboards {
         fs::rename(&new.path, path)
     }
 
-    /// The outboard of a blob, all of it checked: 6 ms for a blob of a GiB.
+    /// The outboard of a blob, all of it checked: 6 ms for a blob of a GiB. `None` for one that is empty.
     ///
     /// # Errors
     /// `NotFound` when it is missing, `InvalidData` and `UnexpectedEof` when it is not right.
-    pub(super) fn read(&self, blob: BlobId, size: u64) -> io::Result<File> {
+    pub(super) fn read(&self, blob: BlobId, size: u64) -> io::Result<Option<File>> {
+        if outboard_bytes(size) == 0 {
+            return Ok(None);
+        }
         let file = File::open(self.path(blob))?;
         if file.metadata()?.len() != outboard_bytes(size) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an outboard of a wrong length"));
         }
         check_outboard(blob, size, &file)?;
-        Ok(file)
+        Ok(Some(file))
     }
 
     /// Removes one, if it is there.
@@ -128,7 +134,7 @@ mod tests {
         let (new, mut builder) = outboards.create(data.len() as u64).unwrap();
         builder.write_all(data).unwrap();
         let blob = builder.finish().unwrap();
-        outboards.keep(&new, blob).unwrap();
+        outboards.keep(&new, blob, data.len() as u64).unwrap();
         blob
     }
 
@@ -139,7 +145,7 @@ mod tests {
         let data = vec![3; 100_000];
         let blob = keep(&outboards, &data);
         assert_eq!(blob, BlobId::of(&data));
-        outboards.read(blob, 100_000).unwrap();
+        assert!(outboards.read(blob, 100_000).unwrap().is_some());
         assert!(outboards.read(blob, 100_000_000).is_err(), "of another size");
 
         let path = outboards.path(blob);
@@ -152,6 +158,15 @@ mod tests {
         outboards.remove(blob).unwrap();
         outboards.remove(blob).unwrap();
         assert_eq!(outboards.read(blob, 100_000).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_tree_of_one_group_is_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let outboards = Outboards::open(directory.path()).unwrap();
+        let blob = keep(&outboards, &[1; 16 * 1024]);
+        assert!(!outboards.path(blob).exists());
+        assert!(outboards.read(blob, 16 * 1024).unwrap().is_none());
     }
 
     #[test]

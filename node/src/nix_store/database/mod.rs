@@ -33,9 +33,15 @@ pub(super) const STORE_DIR: &str = "/nix/store";
 
 /// What is read of the two tables; what a newer Nix adds is its own affair.
 const NEEDED: [(&str, &[&str]); 2] = [
-    ("ValidPaths", &["id", "path", "hash", "narSize", "deriver", "ultimate", "sigs", "ca"]),
+    (
+        "ValidPaths",
+        &["id", "path", "hash", "registrationTime", "narSize", "deriver", "ultimate", "sigs", "ca"],
+    ),
     ("Refs", &["referrer", "reference"]),
 ];
+
+/// Some rows in the order of their ids, and the last id that was looked at.
+pub(super) type Batch<T> = (Vec<T>, i64);
 
 /// An open database. Everything here blocks, for as long as a read of the disk and at most half a second for a lock.
 #[derive(Debug)]
@@ -106,8 +112,7 @@ impl Database {
         Ok(found.filter(|path| path.store_path.hash() == hash))
     }
 
-    /// Up to `limit` paths with ids above `id`, ascending, and the last id that was looked at; `None` when there is none
-    /// above. Rows that make no sense are left out.
+    /// Up to `limit` paths with ids above `id`; `None` when there is none above. Rows that make no sense are left out.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -115,7 +120,7 @@ impl Database {
         &self,
         id: i64,
         limit: usize,
-    ) -> Result<Option<(Vec<StoredPath>, i64)>, DatabaseError> {
+    ) -> Result<Option<Batch<StoredPath>>, DatabaseError> {
         const LAST: &str =
             "select max(id) from (select id from ValidPaths where id > ?1 order by id limit ?2)";
         const WHICH: &str = "where id > ?1 and id <= ?2 order by id";
@@ -126,22 +131,26 @@ impl Database {
         Ok(Some((self.rows("list paths", WHICH, [id, last])?, last)))
     }
 
-    /// The ids from `first` to `last` that are valid, ascending, each with the hash of its path.
+    /// Up to `limit` ids above `id`, each with the hash of its path; `None` when there is none above.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn valid_between(&self, first: i64, last: i64) -> Result<Vec<(i64, StoreHash)>, DatabaseError> {
-        const SQL: &str = "select id, path from ValidPaths where id between ?1 and ?2 order by id";
+    pub fn valid_after(
+        &self,
+        id: i64,
+        limit: usize,
+    ) -> Result<Option<Batch<(i64, StoreHash)>>, DatabaseError> {
+        const SQL: &str = "select id, path from ValidPaths where id > ?1 order by id limit ?2";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.query("list ids", SQL, |statement| {
-            let mut found = Vec::new();
-            let mut rows = statement.query([first, last])?;
+            let (mut found, mut last) = (Vec::new(), None);
+            let mut rows = statement.query([id, limit])?;
             while let Some(row) = rows.next()? {
-                let hash = row.get_ref(1)?.as_str().ok().and_then(row::hash_of);
-                if let Some(hash) = hash {
-                    found.push((row.get(0)?, hash));
-                }
+                let id = row.get(0)?;
+                last = Some(id);
+                found.extend(row.get_ref(1)?.as_str().ok().and_then(row::hash_of).map(|hash| (id, hash)));
             }
-            Ok(found)
+            Ok(last.map(|last| (found, last)))
         })
     }
 
@@ -150,7 +159,12 @@ impl Database {
     /// # Errors
     /// When the database cannot be read.
     pub fn is_valid(&self, id: i64, hash: StoreHash) -> Result<bool, DatabaseError> {
-        Ok(self.valid_between(id, id)? == [(id, hash)])
+        const SQL: &str = "select path from ValidPaths where id = ?1";
+        self.query("look up a path", SQL, |statement| {
+            let mut rows = statement.query([id])?;
+            let Some(row) = rows.next()? else { return Ok(false) };
+            Ok(row.get_ref(0)?.as_str().ok().and_then(row::hash_of) == Some(hash))
+        })
     }
 
     /// The highest id in use, 0 in an empty store, and how many paths are valid.

@@ -31,9 +31,18 @@ pub struct StoredPath {
     pub ca: Option<String>,
     /// Whether it was built here.
     pub ultimate: bool,
+    /// When it was registered, seconds since the epoch.
+    pub registered_s: u64,
 }
 
 impl StoredPath {
+    /// What our own gateway says of it.
+    #[must_use]
+    pub fn gateway_narinfo(&self) -> NarInfo {
+        let url = format!("nar/{}-{}.nar", self.store_path.hash(), self.nar_hash.to_nix32());
+        self.narinfo(url)
+    }
+
     /// What a binary cache says of it; the NAR is at `url`, and uncompressed.
     #[must_use]
     pub fn narinfo(&self, url: String) -> NarInfo {
@@ -61,7 +70,7 @@ pub(super) fn read(
     which: &str,
     params: impl Params,
 ) -> rusqlite::Result<Vec<StoredPath>> {
-    let columns = "id, path, hash, narSize, deriver, sigs, ca, ultimate";
+    let columns = "id, path, hash, narSize, deriver, sigs, ca, ultimate, registrationTime";
     let mut statement = connection.prepare_cached(&format!("select {columns} from ValidPaths {which}"))?;
     let mut rows = statement.query(params)?;
     let mut paths = Vec::new();
@@ -102,6 +111,7 @@ fn parse(row: &Row<'_>) -> Result<StoredPath, &'static str> {
         signatures: signatures.take(MAX_NARINFO_SIGNATURES).collect(),
         ca: text(6).filter(|ca| !ca.is_empty() && !ca.contains(char::is_control)).map(str::to_owned),
         ultimate: row.get::<_, Option<bool>>(7).ok().flatten().unwrap_or(false),
+        registered_s: row.get::<_, i64>(8).ok().and_then(|time| u64::try_from(time).ok()).unwrap_or(0),
     })
 }
 

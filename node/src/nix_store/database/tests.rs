@@ -66,8 +66,9 @@ fn rows_are_listed_in_batches_and_each_once() {
         after = last;
     }
     assert_eq!(listed, hashes[..24]);
-    let valid = database.valid_between(10, 12).unwrap();
-    assert_eq!(valid, [(10, hashes[9]), (11, hashes[10]), (12, hashes[11])]);
+    let valid = database.valid_after(9, 3).unwrap();
+    assert_eq!(valid, Some((vec![(10, hashes[9]), (11, hashes[10]), (12, hashes[11])], 12)));
+    assert_eq!(database.valid_after(24, 3).unwrap(), None);
 }
 
 #[test]
@@ -104,6 +105,8 @@ fn rows_that_make_no_sense_are_left_out_and_cost_no_other_row() {
     assert_eq!(paths[0].store_path.hash(), hashes[10]);
     assert_eq!(paths[0].signatures.len(), 2, "kept as they came; they never verify");
     assert_eq!((&paths[0].deriver, &paths[0].ca), (&None, &None));
+    let (valid, last) = database.valid_after(6, 4).unwrap().unwrap();
+    assert_eq!((valid.len(), last), (1, 10), "what has no path has no hash");
     for hash in &hashes[..10] {
         assert_eq!(database.path_by_hash(*hash).unwrap(), None);
     }
