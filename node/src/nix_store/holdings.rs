@@ -136,12 +136,12 @@ impl HeldBlob for LiveBlob {
         self.offered.held()
     }
 
-    fn encode(&self, range: GroupRange, out: &mut Vec<u8>) -> io::Result<()> {
+    fn encode(&self, range: GroupRange, out: &mut [u8]) -> io::Result<()> {
         let Offered { path, id, claim } = &self.offered;
         let reader = self.shared.readers.open(path, *id, claim.size)?;
         match &self.outboard {
-            Some(outboard) => tree::encode_range(claim.blob, claim.size, &*reader, outboard, range, out),
-            None => tree::encode_range(claim.blob, claim.size, &*reader, &[][..], range, out),
+            Some(outboard) => tree::encode_range_into(claim.blob, claim.size, &*reader, outboard, range, out),
+            None => tree::encode_range_into(claim.blob, claim.size, &*reader, &[][..], range, out),
         }
     }
 }

@@ -1,4 +1,4 @@
-use p2p_cache_protocol::Digest;
+use p2p_cache_protocol::{Digest, tree};
 
 use super::support::{Sample, config, files_in};
 use crate::store::BlobStore;
@@ -24,7 +24,7 @@ async fn a_blob_is_given_up_and_its_outboard_lives_on_elsewhere() {
     assert_eq!(files_in(&shard), Vec::<String>::new());
     assert_eq!(store.usage().bytes, 0);
     assert_eq!(std::fs::read(&to).unwrap(), sample.outboard);
-    let mut read = Vec::new();
+    let mut read = vec![0; tree::encoded_bytes(SIZE as u64, sample.all()) as usize];
     reader.encode(sample.all(), &mut read).unwrap();
     assert_eq!(read, sample.encode(sample.all()), "readers go on");
 }
