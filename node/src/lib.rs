@@ -13,6 +13,7 @@ pub mod origin;
 mod page_cache;
 pub mod peers;
 mod sha256;
+pub mod sharing;
 pub mod store;
 
 pub use p2p_cache_discovery as discovery;

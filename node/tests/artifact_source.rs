@@ -165,7 +165,7 @@ async fn node(peers: Arc<dyn Peers>, keys: TrustedKeys) -> Node {
     let origins = Origins::new(config, metrics.received(Source::origin)).unwrap();
     let engine =
         FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&peers), metrics, Box::new(|_| {}));
-    let narinfos = NarInfos::new(store.clone(), origins, peers, keys);
+    let narinfos = NarInfos::new(store.clone(), origins, peers, keys, Arc::default());
     let artifacts = Artifacts::new(store.clone(), engine, narinfos, Box::new(|_| {}));
     Node { artifacts, store, _directory: directory }
 }

@@ -74,7 +74,8 @@ def site(arguments, directory):
             before = nginx.sent_bytes()
             for host in range(hosts):
                 nodes.append(node_in(lan, host, arguments, directory, "--origin", nginx.url,
-                                     "--trusted-public-key", cache.public_key))
+                                     "--trusted-public-key", cache.public_key,
+                                     "--extra-shared-keys", cache.public_key))
             for node in nodes:
                 node.wait_for_peers(hosts - 1)
             paths = through_node(cache)
@@ -119,7 +120,7 @@ def swarm(arguments, directory):
 
 
 def swarm_of_nodes(lan, seeder, cache, arguments, directory):
-    trust = ("--trusted-public-key", cache.public_key)
+    trust = ("--trusted-public-key", cache.public_key, "--extra-shared-keys", cache.public_key)
     nginx = Nginx(cache.directory, directory / "nginx", "127.0.0.1:8080", lan.host(seeder))
     nodes = []
     try:

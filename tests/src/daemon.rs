@@ -52,9 +52,20 @@ impl DaemonBuilder {
         self.flag("--peer", address)
     }
 
-    /// A trusted key.
+    /// The key of a public cache: what it signed is taken from peers, and given to them.
     pub fn trust(self, key: impl Into<String>) -> Self {
+        let key = key.into();
+        self.trust_only(key.clone()).share_key(key)
+    }
+
+    /// A key whose paths are taken from peers and kept to this node.
+    pub fn trust_only(self, key: impl Into<String>) -> Self {
         self.flag("--trusted-public-key", key)
+    }
+
+    /// A key whose paths are given to peers.
+    pub fn share_key(self, key: impl Into<String>) -> Self {
+        self.flag("--extra-shared-keys", key)
     }
 
     /// Any flag with its value.

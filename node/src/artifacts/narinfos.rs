@@ -10,13 +10,14 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, WeakShared};
 use futures::stream::FuturesUnordered;
 use lru::LruCache;
-use p2p_cache_discovery::PeerId;
+use p2p_cache_discovery::{PeerId, Scope};
 use p2p_cache_http_gateway::SourceError;
 use p2p_cache_protocol::{NarInfo, StoreHash, TrustedKeys};
 
 use crate::fetch::{Leader, Peers};
 use crate::origin::{OriginError, OriginId, Origins};
 use crate::peers::PeerError;
+use crate::sharing::{SharingPolicy, Subject};
 use crate::store::BlobStore;
 
 /// Narinfos remembered in memory without their NAR being held, about 1 KiB each.
@@ -60,15 +61,23 @@ struct Shared {
     origins: Origins,
     peers: Arc<dyn Peers>,
     keys: TrustedKeys,
+    policy: Arc<SharingPolicy>,
     recent: Mutex<LruCache<StoreHash, (FoundNarInfo, Instant)>>,
     lookups: Mutex<HashMap<(StoreHash, Whom), WeakShared<Lookup>>>,
 }
 
 impl NarInfos {
-    /// `keys` decide which narinfos of peers count.
-    pub fn new(store: BlobStore, origins: Origins, peers: Arc<dyn Peers>, keys: TrustedKeys) -> Self {
+    /// `keys` decide which narinfos of peers count, `policy` which ones are found for peers.
+    pub fn new(
+        store: BlobStore,
+        origins: Origins,
+        peers: Arc<dyn Peers>,
+        keys: TrustedKeys,
+        policy: Arc<SharingPolicy>,
+    ) -> Self {
         let recent = Mutex::new(LruCache::new(MAX_RECENT));
-        Self { shared: Arc::new(Shared { store, origins, peers, keys, recent, lookups: Mutex::default() }) }
+        let lookups = Mutex::default();
+        Self { shared: Arc::new(Shared { store, origins, peers, keys, policy, recent, lookups }) }
     }
 
     /// The narinfo of a store path. `NotFound` only when the origins said so and no peer has it.
@@ -89,19 +98,23 @@ impl NarInfos {
         }
     }
 
-    /// The narinfo of a public store path for a peer that believes that we lead. What we hold without a trusted
-    /// signature counts as not held, in time as well: the origins are asked either way.
+    /// The narinfo of a public store path for a peer that believes that we lead. What we hold and may not share counts
+    /// as not held, in time as well: the origins are asked either way.
     pub(super) async fn find_for_site(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        let public = |found: &FoundNarInfo| found.narinfo.verified_by(&self.shared.keys).is_some();
-        if let Some(found) = self.shared.recent(hash).filter(public) {
+        if let Some(found) = self.shared.recent(hash).filter(|found| self.is_public(&found.narinfo)) {
             return Ok(found);
         }
         let held = self.shared.store.narinfo(hash).await;
         let held = held.map(|narinfo| FoundNarInfo { narinfo: Arc::new(narinfo), origin: None });
-        if let Some(found) = held.filter(public) {
+        if let Some(found) = held.filter(|found| self.is_public(&found.narinfo)) {
             return Ok(found);
         }
         self.look_up_once(hash, Whom::Origins).await
+    }
+
+    /// Whether the peers of our site may have it.
+    pub(super) fn is_public(&self, narinfo: &NarInfo) -> bool {
+        self.shared.policy.may_share(&Subject::path(narinfo), Scope::Lan)
     }
 
     /// Boxed, since looking up where we lead is a look-up within a look-up.
@@ -135,8 +148,8 @@ impl NarInfos {
 
     async fn look_up(&self, hash: StoreHash, whom: Whom) -> Result<FoundNarInfo, SourceError> {
         // Another look-up may have ended since the caller looked.
-        let public = |found: &FoundNarInfo| found.narinfo.verified_by(&self.shared.keys).is_some();
-        if let Some(found) = self.shared.recent(hash).filter(|found| whom == Whom::All || public(found)) {
+        let usable = |found: &FoundNarInfo| whom == Whom::All || self.is_public(&found.narinfo);
+        if let Some(found) = self.shared.recent(hash).filter(usable) {
             return Ok(found);
         }
         let found = match whom {

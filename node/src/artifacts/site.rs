@@ -62,7 +62,13 @@ impl Site for Artifacts {
     }
 
     fn wanted(&self, digest: Digest, peer: PeerId) {
-        self.engine.wanted(digest, peer);
+        // Whoever asked is asked in turn, which would tell that we are fetching something private.
+        let private = |transfer: Arc<Transfer>| {
+            !transfer.narinfo().is_some_and(|narinfo| self.narinfos.is_public(narinfo))
+        };
+        if !self.engine.running(&digest).is_some_and(private) {
+            self.engine.wanted(digest, peer);
+        }
     }
 }
 

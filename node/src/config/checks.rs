@@ -27,6 +27,7 @@ const RULES: &[Rule] = &[
         violations: connect_outlasts_first_byte,
     },
     Rule { keys: &["state-dir", "nix-store"], violations: state_in_the_nix_store },
+    Rule { keys: &["publish", "never-share"], violations: published_and_never_shared },
 ];
 
 /// Every contradiction, blamed on the setting of the highest layer among those involved.
@@ -143,6 +144,19 @@ fn state_in_the_nix_store(config: &Config) -> Vec<(String, String)> {
         format!("contradicts: state-dir {} lies in the Nix store", config.state_dir.display()),
         "choose a directory outside it, for example /var/lib/p2p-cache".to_owned(),
     )]
+}
+
+fn published_and_never_shared(config: &Config) -> Vec<(String, String)> {
+    let excluded_by = |name: &str| config.never_share.iter().find(|pattern| pattern.matches(name));
+    let contradictions = config.publish.iter().filter_map(|path| Some((path, excluded_by(path.name()?)?)));
+    contradictions
+        .map(|(path, pattern)| {
+            (
+                format!("contradicts: publish names {path}, which never-share excludes as {pattern}"),
+                "remove one of them; an exclusion wins over everything".to_owned(),
+            )
+        })
+        .collect()
 }
 
 fn ip_of(address: &Multiaddr) -> Option<IpAddr> {

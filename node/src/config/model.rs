@@ -8,7 +8,7 @@ use p2p_cache_discovery::{Multiaddr, PeerId};
 use p2p_cache_protocol::signature::PublicKey;
 use url::Url;
 
-use crate::peers::Share;
+use crate::sharing::{NamePattern, PublishedPath, Share};
 
 /// Every setting of a node, checked. Made by [`load`](super::load) or [`Config::built_in`].
 #[derive(Debug, Clone)]
@@ -27,6 +27,14 @@ pub struct Config {
     pub trusted_public_keys: Vec<PublicKey>,
     /// How far blobs of this node may travel.
     pub share: Share,
+    /// Keys of which one signature makes a store path public.
+    pub shared_public_keys: Vec<PublicKey>,
+    /// More of them, which do not replace the others.
+    pub extra_shared_keys: Vec<PublicKey>,
+    /// Store paths that are shared without a signature.
+    pub publish: Vec<PublishedPath>,
+    /// Names of store paths that are never shared.
+    pub never_share: Vec<NamePattern>,
     /// Whether nodes on the local network are found by multicast DNS.
     pub mdns: bool,
     /// Whether the wide-area hash table is used.
@@ -57,6 +65,8 @@ pub struct Config {
     pub requests_per_second_per_peer: u32,
     /// Look-ups of blobs that are not held, per minute, that one peer may make.
     pub failed_lookups_per_minute_per_peer: u32,
+    /// The same for all peers of one network together.
+    pub failed_lookups_per_minute_per_network: u32,
     /// Peers that may connect; `None` is everybody. An empty list in a layer means `None` too.
     pub allowed_peers: Option<Vec<PeerId>>,
     /// Mixed into the keys of provider records: only nodes with the same salt find each other's blobs.
@@ -76,6 +86,10 @@ impl Config {
             origins: Vec::new(),
             trusted_public_keys: Vec::new(),
             share: Share::None,
+            shared_public_keys: Vec::new(),
+            extra_shared_keys: Vec::new(),
+            publish: Vec::new(),
+            never_share: Vec::new(),
             mdns: true,
             dht: true,
             max_store_size: None,
@@ -91,6 +105,7 @@ impl Config {
             upload_slots: 0,
             requests_per_second_per_peer: 0,
             failed_lookups_per_minute_per_peer: 0,
+            failed_lookups_per_minute_per_network: 0,
             allowed_peers: None,
             swarm_salt: String::new(),
             log: String::new(),

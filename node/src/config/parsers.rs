@@ -10,7 +10,7 @@ use p2p_cache_protocol::signature::PublicKey;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use crate::peers::Share;
+use crate::sharing::{NamePattern, NamePatternError, PublishedPath, PublishedPathError, Share};
 
 /// Longest salt that makes sense; a longer one is more likely a pasted file than a salt.
 const MAX_SALT_BYTES: usize = 64;
@@ -110,6 +110,14 @@ pub(super) fn peer_id(text: &str) -> Result<PeerId, String> {
 
 pub(super) fn share(text: &str) -> Result<Share, String> {
     text.parse().map_err(|_| "is none of none, lan, public".to_owned())
+}
+
+pub(super) fn published_path(text: &str) -> Result<PublishedPath, String> {
+    text.parse().map_err(|error: PublishedPathError| error.to_string())
+}
+
+pub(super) fn name_pattern(text: &str) -> Result<NamePattern, String> {
+    text.parse().map_err(|error: NamePatternError| error.to_string())
 }
 
 /// A number from 1 to `max`.
@@ -224,6 +232,7 @@ mod tests {
         fn no_text_panics(text in ".*") {
             let _ = (path(&text), socket_address(&text), listen_address(&text), peer_address(&text));
             let _ = (origin_url(&text), public_key(&text), peer_id(&text), share(&text), boolean(&text));
+            let _ = (published_path(&text), name_pattern(&text));
             let _ = (count(&text, 3), salt(&text), log_filter(&text));
         }
 

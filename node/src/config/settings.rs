@@ -116,6 +116,10 @@ fn push<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), String> {
 
 const DURATION_REMEDY: &str = "write a duration with a unit, for example 500ms or 10s";
 const RATE_REMEDY: &str = "write a rate with a unit, for example 50Mbit/s or 10MB/s, or `unlimited`";
+const KEY_REMEDY: &str = "write NAME:KEY as in `trusted-public-keys` of nix.conf, \
+                          for example cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+/// The key of the central cache.
+const CENTRAL_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 const COUNT_REMEDY: &str = "write a whole number above zero";
 
 /// Every setting, in the order in which it is printed.
@@ -199,12 +203,11 @@ pub static SETTINGS: &[Setting] = &[
         key: "trusted-public-key",
         flag: true,
         value_name: "NAME:KEY",
-        help: "Key of a public cache: what it signed is taken from peers and may be shared; repeatable",
-        remedy: "write NAME:KEY as in `trusted-public-keys` of nix.conf, \
-                 for example cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+        help: "Key of a cache: what it signed is taken from peers; what is given to them shared-public-keys say; repeatable",
+        remedy: KEY_REMEDY,
         example: "example-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
         bad_example: "cache.nixos.org-1:short",
-        default: DefaultValue::Text(&["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]),
+        default: DefaultValue::Text(&[CENTRAL_KEY]),
         takes_integer: false,
         assign: Assign::Many {
             clear: |c| c.trusted_public_keys.clear(),
@@ -222,6 +225,67 @@ pub static SETTINGS: &[Setting] = &[
         default: DefaultValue::Text(&["lan"]),
         takes_integer: false,
         assign: Assign::One(|c, text| set(&mut c.share, parsers::share(text))),
+    },
+    Setting {
+        key: "shared-public-keys",
+        flag: false,
+        value_name: "NAME:KEY",
+        help: "Keys of public caches: only what one of them signed is given to other nodes; `none` for no key",
+        remedy: KEY_REMEDY,
+        example: "example-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+        bad_example: "cache.nixos.org-1",
+        default: DefaultValue::Text(&[CENTRAL_KEY]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.shared_public_keys.clear(),
+            push: |c, text| push(&mut c.shared_public_keys, parsers::public_key(text)),
+        },
+    },
+    Setting {
+        key: "extra-shared-keys",
+        flag: true,
+        value_name: "NAME:KEY",
+        help: "Key added to shared-public-keys: every node that share admits may have what it signed; repeatable",
+        remedy: KEY_REMEDY,
+        example: "example-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+        bad_example: "example-1:",
+        default: DefaultValue::Text(&[]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.extra_shared_keys.clear(),
+            push: |c, text| push(&mut c.extra_shared_keys, parsers::public_key(text)),
+        },
+    },
+    Setting {
+        key: "publish",
+        flag: true,
+        value_name: "PATH",
+        help: "Store path that is shared though no shared key has signed it, derivations too; repeatable",
+        remedy: "write a store path or its hash, \
+                 for example /nix/store/7rjj86a15146cq1d3qy068lml7n7ykzm-hello-2.12.1",
+        example: "/nix/store/7rjj86a15146cq1d3qy068lml7n7ykzm-hello-2.12.1",
+        bad_example: "hello-2.12.1",
+        default: DefaultValue::Text(&[]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.publish.clear(),
+            push: |c, text| push(&mut c.publish, parsers::published_path(text)),
+        },
+    },
+    Setting {
+        key: "never-share",
+        flag: true,
+        value_name: "PATTERN",
+        help: "Names of store paths that never leave this machine, whatever else is said of them; repeatable",
+        remedy: "write a pattern with *, ? or [...] for what follows the hash of a store path, for example *-secrets*",
+        example: "*-secrets*",
+        bad_example: "/nix/store/*-secrets",
+        default: DefaultValue::Text(&[]),
+        takes_integer: false,
+        assign: Assign::Many {
+            clear: |c| c.never_share.clear(),
+            push: |c, text| push(&mut c.never_share, parsers::name_pattern(text)),
+        },
     },
     Setting {
         key: "no-mdns",
@@ -407,6 +471,20 @@ pub static SETTINGS: &[Setting] = &[
         takes_integer: true,
         assign: Assign::One(|c, text| {
             set(&mut c.failed_lookups_per_minute_per_peer, parsers::count(text, MAX_COUNT))
+        }),
+    },
+    Setting {
+        key: "failed-lookups-per-minute-per-network",
+        flag: false,
+        value_name: "COUNT",
+        help: "The same for all nodes of one network (IPv4 /24, IPv6 /48; one address in the local network) together",
+        remedy: COUNT_REMEDY,
+        example: "600",
+        bad_example: "many",
+        default: DefaultValue::Text(&["12000"]),
+        takes_integer: true,
+        assign: Assign::One(|c, text| {
+            set(&mut c.failed_lookups_per_minute_per_network, parsers::count(text, MAX_COUNT))
         }),
     },
     Setting {

@@ -66,7 +66,12 @@ fn without_anything_the_defaults_of_the_contract_hold() {
     assert_eq!(config.origins.len(), 1);
     assert_eq!(config.origins[0].as_str(), "https://cache.nixos.org/");
     assert_eq!(config.trusted_public_keys.len(), 1);
-    assert_eq!(config.share, crate::peers::Share::Lan);
+    assert_eq!(config.share, crate::sharing::Share::Lan);
+    // A key that is trusted is not thereby shared; by default both are the same one.
+    assert_eq!(config.shared_public_keys, config.trusted_public_keys);
+    assert!(
+        config.extra_shared_keys.is_empty() && config.publish.is_empty() && config.never_share.is_empty()
+    );
     assert!(config.mdns && config.dht);
     assert_eq!((config.upload_rate, config.upload_rate_lan, config.upload_rate_public), (None, None, None));
     assert_eq!(config.nix_store, Path::new("/"));
@@ -107,7 +112,13 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("trusted-public-key", |c| {
         c.trusted_public_keys.len() == 1 && c.trusted_public_keys[0].to_string().starts_with("example-1:")
     }),
-    ("share", |c| c.share == crate::peers::Share::Public),
+    ("share", |c| c.share == crate::sharing::Share::Public),
+    ("shared-public-keys", |c| {
+        c.shared_public_keys.len() == 1 && c.shared_public_keys[0].to_string().starts_with("example-1:")
+    }),
+    ("extra-shared-keys", |c| c.extra_shared_keys.len() == 1 && c.shared_public_keys.len() == 1),
+    ("publish", |c| c.publish.len() == 1 && c.publish[0].name() == Some("hello-2.12.1")),
+    ("never-share", |c| c.never_share.len() == 1 && c.never_share[0].matches("my-secrets-1")),
     ("no-mdns", |c| !c.mdns),
     ("no-dht", |c| !c.dht),
     ("max-store-size", |c| c.max_store_size == Some(200 << 20)),
@@ -123,6 +134,7 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("upload-slots", |c| c.upload_slots == 8),
     ("requests-per-second-per-peer", |c| c.requests_per_second_per_peer == 100),
     ("failed-lookups-per-minute-per-peer", |c| c.failed_lookups_per_minute_per_peer == 60),
+    ("failed-lookups-per-minute-per-network", |c| c.failed_lookups_per_minute_per_network == 600),
     ("allowed-peers", |c| c.allowed_peers.as_deref() == Some(&[PEER.parse().unwrap()])),
     ("swarm-salt", |c| c.swarm_salt == "our-office"),
     ("log", |c| c.log == "warn,p2p_cache=debug"),
@@ -197,11 +209,23 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
     flags.values.push(("http", vec!["127.0.0.1:3".into()]));
     let loaded = load(&flags, &surroundings).unwrap();
     assert_eq!(loaded.config.http.port(), 3);
-    assert_eq!(loaded.config.share, crate::peers::Share::Public);
+    assert_eq!(loaded.config.share, crate::sharing::Share::Public);
     assert_eq!(loaded.config.log, "debug");
     assert!(loaded.config.mdns);
     assert_eq!(effective(&loaded, "no-mdns").source, Source::Default);
     assert_eq!(loaded.file, flags.config_file);
+}
+
+#[test]
+fn what_is_published_and_never_shared_is_a_contradiction() {
+    const PATH: &str = "7rjj86a15146cq1d3qy068lml7n7ykzm-my-secret";
+    let mut flags = flag("publish", &[PATH]);
+    flags.values.push(("never-share", vec!["*-secret".into()]));
+    let found = faults(&flags, &home());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains(PATH) && found[0].contains("*-secret"), "{found:?}");
+    flags.values[1].1 = vec!["*-secret-*".into()];
+    assert!(load(&flags, &home()).is_ok());
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use p2p_cache_discovery::{MAX_ADVERTISED_KEYS, Network, ProviderDirectory, ProviderKey};
-use p2p_cache_protocol::{Digest, TrustedKeys};
+use p2p_cache_discovery::{MAX_ADVERTISED_KEYS, Network, ProviderDirectory, ProviderKey, Scope};
+use p2p_cache_protocol::Digest;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::peers::Share;
+use crate::sharing::{SharingPolicy, Subject};
 use crate::store::{BlobMeta, BlobStore};
 
 /// Blobs waiting to be announced. More are left out: the directory is a hint, connected peers are asked directly.
@@ -39,13 +39,18 @@ impl AnnouncerHandle {
 
 impl Announcer {
     /// Idle unless the owner shares with everybody and takes part in the directory.
-    pub(super) fn start(network: Network, store: BlobStore, keys: TrustedKeys, config: &Config) -> Self {
-        if config.share != Share::Public || !config.dht {
+    pub(super) fn start(
+        network: Network,
+        store: BlobStore,
+        policy: Arc<SharingPolicy>,
+        config: &Config,
+    ) -> Self {
+        if !policy.serves(Scope::Public) || !config.dht {
             return Self { handle: AnnouncerHandle { queue: None }, task: None };
         }
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         let salt: Arc<[u8]> = Arc::from(config.swarm_salt.as_bytes());
-        let task = tokio::spawn(announce_all(network, store, keys, salt, waiting));
+        let task = tokio::spawn(announce_all(network, store, policy, salt, waiting));
         Self { handle: AnnouncerHandle { queue: Some(queue) }, task: Some(task) }
     }
 
@@ -65,25 +70,29 @@ impl Announcer {
 async fn announce_all(
     network: Network,
     store: BlobStore,
-    keys: TrustedKeys,
+    policy: Arc<SharingPolicy>,
     salt: Arc<[u8]>,
     mut waiting: mpsc::Receiver<BlobMeta>,
 ) {
     for meta in store.blobs(MAX_ADVERTISED_KEYS).await.unwrap_or_default() {
-        announce(&network, &store, &keys, &salt, &meta).await;
+        announce(&network, &store, &policy, &salt, &meta).await;
     }
     while let Some(meta) = waiting.recv().await {
-        announce(&network, &store, &keys, &salt, &meta).await;
+        announce(&network, &store, &policy, &salt, &meta).await;
     }
 }
 
-/// Only what the sharing policy lets out: published by hand, or covered by a trusted signature.
-async fn announce(network: &Network, store: &BlobStore, keys: &TrustedKeys, salt: &[u8], meta: &BlobMeta) {
-    let covered = async {
-        let narinfos = store.narinfos_of(meta.sha256).await;
-        narinfos.iter().any(|narinfo| narinfo.verified_by(keys).is_some())
-    };
-    if !meta.published && !covered.await {
+/// Only what the sharing policy lets out.
+async fn announce(
+    network: &Network,
+    store: &BlobStore,
+    policy: &SharingPolicy,
+    salt: &[u8],
+    meta: &BlobMeta,
+) {
+    let mut paths = store.narinfos_of(meta.sha256).await;
+    paths.retain(|narinfo| narinfo.nar_size == meta.size);
+    if !policy.may_share(&Subject::blob(&paths, meta.published), Scope::Public) {
         return;
     }
     let key = ProviderKey::new(salt, &Digest::Sha256(meta.sha256));

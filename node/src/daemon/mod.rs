@@ -26,9 +26,8 @@ use crate::config::Config;
 use crate::fetch::{FetchEngine, Peers};
 use crate::metrics::{Metrics, Sink, Source};
 use crate::origin::{OriginConfig, Origins};
-use crate::peers::{
-    Bans, OwnTraffic, PeerClient, SharingPolicy, UploadLimits, UploadParts, UploadServer, claim_signer,
-};
+use crate::peers::{Bans, OwnTraffic, PeerClient, UploadLimits, UploadParts, UploadServer, claim_signer};
+use crate::sharing::{SharingPolicy, SharingRules};
 use crate::store::{BlobStore, StoreConfig};
 
 /// Answers to HTTP clients that are short enough finish within this; longer ones are cut at a verified boundary.
@@ -99,7 +98,8 @@ impl Daemon {
             config.dht,
         ));
 
-        let announcer = Announcer::start(network.clone(), store.clone(), keys.clone(), config);
+        let policy = Arc::new(SharingPolicy::new(sharing_rules(config)));
+        let announcer = Announcer::start(network.clone(), store.clone(), policy.clone(), config);
         let on_commit = announcer.handle();
         let on_put = announcer.handle();
         let engine = FetchEngine::new(
@@ -109,7 +109,7 @@ impl Daemon {
             metrics.clone(),
             Box::new(move |meta| on_commit.committed(meta)),
         );
-        let narinfos = NarInfos::new(store.clone(), origins.clone(), swarm, keys.clone());
+        let narinfos = NarInfos::new(store.clone(), origins.clone(), swarm, keys, policy.clone());
         let artifacts = Artifacts::new(
             store.clone(),
             engine.clone(),
@@ -120,7 +120,7 @@ impl Daemon {
         let parts = UploadParts {
             holdings: Arc::new(store.clone()),
             site: Arc::new(artifacts.clone()),
-            policy: SharingPolicy { share: config.share, trusted_keys: keys },
+            policy,
             limits: upload_limits(config),
             own_traffic: own_traffic(&engine),
             signer: claim_signer(&identity),
@@ -195,6 +195,17 @@ fn upload_limits(config: &Config) -> UploadLimits {
         slots: NonZeroUsize::new(config.upload_slots as usize).unwrap_or(NonZeroUsize::MIN),
         requests_per_second_per_peer: at_least_one(config.requests_per_second_per_peer),
         failed_lookups_per_minute_per_peer: at_least_one(config.failed_lookups_per_minute_per_peer),
+        failed_lookups_per_minute_per_network: at_least_one(config.failed_lookups_per_minute_per_network),
+    }
+}
+
+fn sharing_rules(config: &Config) -> SharingRules {
+    let keys = config.shared_public_keys.iter().chain(&config.extra_shared_keys);
+    SharingRules {
+        share: config.share,
+        public_keys: keys.cloned().collect(),
+        publish: config.publish.clone(),
+        never: config.never_share.clone(),
     }
 }
 

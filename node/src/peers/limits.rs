@@ -60,6 +60,8 @@ pub const BUSY_RETRY_AFTER: Duration = Duration::from_millis(250);
 /// `NotFound` is never sent sooner than this after its request was read, so that the time does not tell
 /// "not held" from "not shared".
 pub const MISS_FLOOR: Duration = Duration::from_micros(400);
+/// A refusal for which origins were asked is sent at a multiple of this after its request was read.
+pub const REFUSAL_GRID: Duration = Duration::from_millis(4);
 /// Replies of one substream that wait for the line; the next request is read when there is room.
 pub const MAX_QUEUED_REPLIES: usize = 16;
 /// Bodies of one peer in memory at once: one on the line and one behind it on each of its data substreams.
@@ -70,13 +72,12 @@ pub const MAX_STREAMS_PER_PEER: usize = 32;
 pub const MAX_STREAMS: usize = 1024;
 /// Peers whose request and miss rates are remembered.
 pub const MAX_METERED_PEERS: usize = 1024;
+/// Networks whose miss rates are remembered, about 200 bytes each.
+pub const MAX_METERED_NETWORKS: usize = 4096;
 /// Blobs that one peer was told of, which it may read on while its look-ups are muted.
 pub const MAX_GRANTED_BLOBS_PER_PEER: usize = 256;
 /// Signed claims kept ready, about 200 bytes each.
 pub const MAX_CACHED_CLAIMS: usize = 4096;
-/// Digests known to be covered by a trusted signature, about 100 bytes each.
-pub const MAX_CACHED_VERDICTS: usize = 4096;
-
 /// How long a ban lasts.
 pub const BAN_DURATION: Duration = Duration::from_secs(60 * 60);
 /// Bans remembered, so that a peer is counted once while it is banned.

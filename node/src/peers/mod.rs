@@ -1,7 +1,7 @@
 //! The wire between nodes: asking peers, serving peers, banning liars.
 //!
 //! [`PeerClient`] asks over a few long-lived substreams a peer, [`UploadServer`] answers within the owner's
-//! [`UploadLimits`] and [`SharingPolicy`], [`Bans`] keeps away who breaks the rules. All three know the network and
+//! [`UploadLimits`] and the [`SharingPolicy`](crate::sharing::SharingPolicy), [`Bans`] keeps away who breaks the rules. All three know the network and
 //! the store through traits ([`Dialer`], [`Incoming`], [`Gatekeeper`], [`Holdings`]) alone.
 
 mod bans;
@@ -11,7 +11,6 @@ mod fair_queue;
 mod frames;
 pub mod limits;
 mod pace;
-mod policy;
 mod server;
 mod tasks;
 #[cfg(test)]
@@ -22,12 +21,11 @@ mod uplink;
 pub use bans::{BanReason, Bans, Gatekeeper};
 pub use client::{Arriving, Offer, PeerClient, RangeAnswer, RangeTiming, Watched};
 pub use error::PeerError;
-pub use policy::{ParseShareError, Share};
 #[cfg(test)]
 pub(crate) use server::conformance;
 pub use server::{
-    ArrivingBlob, ClaimSigner, Held, HeldBlob, Holdings, Led, SharingPolicy, Site, UploadLimits, UploadParts,
-    UploadServer, claim_signer,
+    ArrivingBlob, ClaimSigner, Held, HeldBlob, Holdings, Led, Site, UploadLimits, UploadParts, UploadServer,
+    claim_signer,
 };
 pub use transport::{BoxStream, Dialer, Incoming, Stream, Visitor};
 pub use uplink::{OwnTraffic, UploadRates};

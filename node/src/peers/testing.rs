@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use p2p_cache_discovery::{Identity, PeerId, Scope};
+use p2p_cache_discovery::{Identity, NetworkPrefix, PeerId, Scope};
 use p2p_cache_protocol::claim::{Claim, SignedClaim};
 use p2p_cache_protocol::digest::{BlobId, Digest, Sha256Digest};
 use p2p_cache_protocol::narinfo::NarInfo;
-use p2p_cache_protocol::signature::{SecretKey, TrustedKeys};
+use p2p_cache_protocol::signature::SecretKey;
 use p2p_cache_protocol::store_path::StoreHash;
 use p2p_cache_protocol::tree::{
     GroupRange, create_outboard, encode_range, encode_range_into, outboard_bytes,
@@ -23,14 +23,20 @@ use tokio::sync::mpsc;
 
 use super::bans::{Bans, Gatekeeper};
 use super::frames::{exchange_hello, read_frame, write_frame};
-use super::policy::Share;
 use super::server::{
-    ClaimSigner, Held, HeldBlob, Holdings, SharingPolicy, UploadLimits, UploadParts, UploadServer,
-    claim_signer,
+    ClaimSigner, Held, HeldBlob, Holdings, UploadLimits, UploadParts, UploadServer, claim_signer,
 };
 use super::transport::{BoxStream, Dialer, Incoming, Visitor};
+use crate::sharing::{Share, SharingPolicy, SharingRules};
 use p2p_cache_protocol::limits::MAX_FRAME_BYTES;
 use p2p_cache_protocol::wire::{Request, Response};
+
+/// A visitor from a host of its own.
+pub(super) fn visitor(peer: PeerId, scope: Scope) -> Visitor {
+    let [.., a, b, c] = peer.to_bytes()[..] else { unreachable!("peer ids are long") };
+    let address = format!("/ip4/10.{a}.{b}.{c}/tcp/1").parse().unwrap();
+    Visitor { peer, scope, network: NetworkPrefix::of(&address, scope) }
+}
 
 /// What a pipe holds before its writer has to wait.
 pub(super) const PIPE_BYTES: usize = 64 * 1024;
@@ -205,7 +211,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Shares with everybody what is published or signed by the cache key "trusted-1".
+    /// Shares with everybody what is published or signed by the cache key "trusted-1", and not called secret.
     pub(super) fn start(limits: UploadLimits) -> Self {
         Self::start_with(limits, Share::Public)
     }
@@ -226,14 +232,16 @@ impl Served {
         memory: Arc<MemoryHoldings>,
         holdings: Arc<dyn Holdings>,
     ) -> Self {
+        let public_keys = vec![cache_key("trusted-1").public_key()];
+        let never = vec!["*secret*".parse().unwrap()];
+        let rules = SharingRules { share, public_keys, never, publish: Vec::new() };
         let bans = Bans::new(Arc::new(BanList::default()));
         let served_bytes = Counter::default();
         let (streams, incoming) = mpsc::channel(4096);
-        let trusted_keys = TrustedKeys::new(vec![cache_key("trusted-1").public_key()]);
         let parts = UploadParts {
             holdings,
             site: Arc::new(super::server::Alone),
-            policy: SharingPolicy { share, trusted_keys },
+            policy: Arc::new(SharingPolicy::new(rules)),
             limits,
             own_traffic: Arc::new(|| false),
             signer: signer(1),
@@ -246,14 +254,23 @@ impl Served {
 
     /// A raw stream to the server, as `peer` met at `scope`.
     pub(super) async fn dial(&self, peer: PeerId, scope: Scope) -> DuplexStream {
+        self.dial_as(visitor(peer, scope)).await
+    }
+
+    async fn dial_as(&self, visitor: Visitor) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        self.streams.send((Visitor { peer, scope }, Box::new(theirs))).await.unwrap();
+        self.streams.send((visitor, Box::new(theirs))).await.unwrap();
         ours
     }
 
     /// A stream past its hello.
     pub(super) async fn greeted(&self, peer: PeerId, scope: Scope) -> RawClient {
-        let mut stream = self.dial(peer, scope).await;
+        self.greeted_as(visitor(peer, scope)).await
+    }
+
+    /// A stream past its hello, of a visitor from where the test likes.
+    pub(super) async fn greeted_as(&self, visitor: Visitor) -> RawClient {
+        let mut stream = self.dial_as(visitor).await;
         let (mut read, mut write) = tokio::io::split(&mut stream);
         exchange_hello(&mut read, &mut write).await.unwrap();
         RawClient { stream }
@@ -320,7 +337,7 @@ impl Dialer for Pipes {
     async fn open(&self, _peer: PeerId) -> io::Result<BoxStream> {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let visitor = Visitor { peer: self.peer, scope: Scope::Lan };
+        let visitor = visitor(self.peer, Scope::Lan);
         self.streams.send((visitor, Box::new(theirs))).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(Box::new(ours))
     }

@@ -3,7 +3,7 @@
 use std::io;
 
 use async_trait::async_trait;
-use p2p_cache_discovery::{IncomingStreams, Network, PeerId, Scope};
+use p2p_cache_discovery::{IncomingStreams, Network, NetworkPrefix, PeerId, Scope};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A byte stream to a peer.
@@ -36,6 +36,8 @@ pub struct Visitor {
     pub peer: PeerId,
     /// Where it was met.
     pub scope: Scope,
+    /// The network that it was met in.
+    pub network: NetworkPrefix,
 }
 
 /// Streams that peers open to us.
@@ -49,6 +51,7 @@ pub trait Incoming: Send + 'static {
 impl Incoming for IncomingStreams {
     async fn next(&mut self) -> Option<(Visitor, BoxStream)> {
         let (info, stream) = IncomingStreams::next(self).await?;
-        Some((Visitor { peer: info.peer, scope: info.scope }, Box::new(stream)))
+        let network = NetworkPrefix::of(&info.address, info.scope);
+        Some((Visitor { peer: info.peer, scope: info.scope, network }, Box::new(stream)))
     }
 }

@@ -11,8 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::limits::{BUSY_RETRY_AFTER, MISS_FLOOR, SLOT_WAIT};
-use super::super::pace::millis;
+use super::super::limits::{BUSY_RETRY_AFTER, MISS_FLOOR, REFUSAL_GRID, SLOT_WAIT};
+use super::super::pace::{MissMeter, millis};
 use super::super::transport::Visitor;
 use super::Shared;
 use super::holdings::HeldBlob;
@@ -39,7 +39,8 @@ pub(super) enum Reply {
     },
     /// News of a blob that arrives here.
     Watch(Arc<dyn ArrivingBlob>),
-    /// An answer that others have to be asked for; the requests behind it are worked on meanwhile.
+    /// An answer that is being worked on, and the requests behind it meanwhile: a run of refusals takes as long as one,
+    /// so that the work for it does not add up to something that can be measured.
     Later(AbortOnDropHandle<Reply>),
 }
 
@@ -68,6 +69,8 @@ struct OpenBlob {
 pub(super) struct Desk {
     shared: Arc<Shared>,
     meter: Arc<Meter>,
+    /// What the peer's network has in common.
+    network: Arc<MissMeter>,
     visitor: Visitor,
     /// What the last range was read from: the next one is most likely of the same blob. Two file descriptors.
     last: Arc<Mutex<Option<OpenBlob>>>,
@@ -76,44 +79,70 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(shared: Arc<Shared>, visitor: Visitor) -> Self {
         let meter = shared.meters.of(visitor.peer);
-        Self { shared, meter, visitor, last: Arc::default() }
+        let network = shared.meters.of_network(visitor.network);
+        Self { shared, meter, network, visitor, last: Arc::default() }
     }
 
     /// Waits for the peer's request rate, then looks. Decoding has checked that the request makes sense.
     pub(super) async fn reply(&self, request: Request) -> Reply {
         self.meter.requests.until_ready().await;
-        let not_before = Instant::now() + MISS_FLOOR;
-        let found = match request {
-            Request::NarInfo { hash } => self.narinfo(hash).await,
-            Request::Lookup { digest } => self.lookup(digest).await,
-            Request::Range { blob, size, range } => self.range(blob, size, range).await,
-            Request::Watch { blob, size } => self.watch(blob, size),
-            Request::Resolve { .. } | Request::Follow { .. } => Some(self.lead(request, not_before)),
-        };
-        found.unwrap_or_else(|| self.miss(not_before))
+        let arrived = Instant::now();
+        let desk = self.clone();
+        match request {
+            Request::NarInfo { hash } => self.later(arrived, async move { desk.narinfo(hash).await }),
+            Request::Lookup { digest } => self.later(arrived, async move { desk.lookup(digest).await }),
+            // Bodies are made in order: one that waits for a slot must not have those behind it hold all of them.
+            Request::Range { blob, size, range } => {
+                self.range(blob, size, range).await.unwrap_or_else(|| self.miss(arrived + MISS_FLOOR))
+            }
+            Request::Watch { blob, size } => {
+                self.watch(blob, size).unwrap_or_else(|| self.miss(arrived + MISS_FLOOR))
+            }
+            Request::Resolve { hash } => {
+                self.lead(arrived, |permits| async move { desk.resolve(hash, permits).await })
+            }
+            Request::Follow { hash, nar, offset } => self
+                .lead(arrived, move |permits| async move { desk.follow(hash, nar, offset, permits).await }),
+        }
     }
 
+    /// Works without holding up what the peer asks next. The replies' queue bounds how much of it runs.
+    fn later(&self, arrived: Instant, work: impl Future<Output = Option<Reply>> + Send + 'static) -> Reply {
+        let desk = self.clone();
+        let work = async move { work.await.unwrap_or_else(|| desk.miss(arrived + MISS_FLOOR)) };
+        Reply::Later(AbortOnDropHandle::new(tokio::spawn(work)))
+    }
+
+    /// Works on behalf of the peer, asking origins if need be.
+    fn lead<W>(&self, arrived: Instant, work: impl FnOnce(LedPermits) -> W) -> Reply
+    where
+        W: Future<Output = Option<Reply>> + Send + 'static,
+    {
+        let Some(permits) = self.led_permits() else { return busy() };
+        let (desk, work) = (self.clone(), work(permits));
+        let work = async move {
+            let found = work.await;
+            found.or_else(|| Some(desk.miss(refusal_on_grid(arrived, Instant::now()))))
+        };
+        self.later(arrived, work)
+    }
+
+    /// Counts a failed look-up, for the peer and for its network.
     fn miss(&self, not_before: Instant) -> Reply {
         self.meter.misses.miss();
+        self.network.miss();
         Reply::Miss { not_before }
     }
 
-    /// Works for the peer without holding up what it asks next. The replies' queue bounds how much of it runs.
-    fn lead(&self, request: Request, not_before: Instant) -> Reply {
-        let Some(permits) = self.led_permits() else { return busy() };
-        let desk = self.clone();
-        let work = async move {
-            let found = match request {
-                Request::Resolve { hash } => desk.resolve(hash).await,
-                Request::Follow { hash, nar, offset } => desk.follow(hash, nar, offset, permits).await,
-                Request::NarInfo { .. }
-                | Request::Lookup { .. }
-                | Request::Range { .. }
-                | Request::Watch { .. } => None,
-            };
-            found.unwrap_or_else(|| desk.miss(not_before))
-        };
-        Reply::Later(AbortOnDropHandle::new(tokio::spawn(work)))
+    /// Whether questions are not even looked at for now.
+    fn is_muted(&self) -> bool {
+        self.meter.misses.is_muted() || self.network.is_muted()
+    }
+
+    /// Whether a blob is looked at: a muted peer may go on with what it was told of before, so that failed look-ups do
+    /// not break its transfers.
+    fn may_read(&self, blob: BlobId) -> bool {
+        !self.is_muted() || self.meter.is_granted(blob)
     }
 
     fn led_permits(&self) -> Option<LedPermits> {
@@ -122,8 +151,8 @@ impl Desk {
         Some(LedPermits { _of_peer: of_peer, _of_node: of_node })
     }
 
-    async fn resolve(&self, hash: StoreHash) -> Option<Reply> {
-        if self.meter.misses.is_muted() {
+    async fn resolve(&self, hash: StoreHash, _permits: LedPermits) -> Option<Reply> {
+        if self.is_muted() {
             return None;
         }
         let text = self.shared.shareable.resolve(hash, self.visitor.scope).await?.to_string();
@@ -137,7 +166,7 @@ impl Desk {
         offset: u64,
         permits: LedPermits,
     ) -> Option<Reply> {
-        if self.meter.misses.is_muted() {
+        if self.is_muted() {
             return None;
         }
         let led = self.shared.shareable.follow(hash, nar, offset, self.visitor).await?;
@@ -145,12 +174,15 @@ impl Desk {
     }
 
     fn watch(&self, blob: BlobId, size: u64) -> Option<Reply> {
+        if !self.may_read(blob) {
+            return None;
+        }
         let arriving = self.shared.shareable.arriving(Digest::Blake3(blob), self.visitor.scope)?;
         (arriving.size() == size).then_some(Reply::Watch(arriving))
     }
 
     async fn narinfo(&self, hash: StoreHash) -> Option<Reply> {
-        if self.meter.misses.is_muted() {
+        if self.is_muted() {
             return None;
         }
         let text = self.shared.shareable.narinfo(hash, self.visitor.scope).await?.to_string();
@@ -159,7 +191,7 @@ impl Desk {
     }
 
     async fn lookup(&self, digest: Digest) -> Option<Reply> {
-        if self.meter.misses.is_muted() {
+        if self.is_muted() {
             return None;
         }
         self.shared.shareable.wanted(digest, self.visitor);
@@ -174,7 +206,7 @@ impl Desk {
     }
 
     async fn range(&self, blob: BlobId, size: u64, range: GroupRange) -> Option<Reply> {
-        if !self.meter.may_read(blob) {
+        if !self.may_read(blob) {
             return None;
         }
         let scope = self.visitor.scope;
@@ -242,6 +274,17 @@ impl Desk {
     }
 }
 
+/// When a refusal is sent for which origins may have been asked until `now`: as early as any other, else at the next point
+/// of a grid, since a private cache takes a little longer to say that it has something than that it has not.
+fn refusal_on_grid(arrived: Instant, now: Instant) -> Instant {
+    let work = now.saturating_duration_since(arrived);
+    if work <= MISS_FLOOR {
+        return arrived + MISS_FLOOR;
+    }
+    let steps = work.as_nanos().div_ceil(REFUSAL_GRID.as_nanos());
+    arrived + REFUSAL_GRID * u32::try_from(steps).unwrap_or(u32::MAX)
+}
+
 fn busy() -> Reply {
     Reply::Short(Response::Busy { retry_after_ms: millis(BUSY_RETRY_AFTER) })
 }
@@ -258,6 +301,24 @@ impl Readable {
         match self {
             Self::Held(blob) => blob.encode(range, out).map(|()| true),
             Self::Arriving(blob) => blob.encode(range, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn refusals_after_questions_to_origins_end_on_a_grid() {
+        let arrived = Instant::now();
+        let after = |work: Duration| refusal_on_grid(arrived, arrived + work) - arrived;
+        for work in [Duration::ZERO, Duration::from_micros(10), MISS_FLOOR] {
+            assert_eq!(after(work), MISS_FLOOR);
+        }
+        for (micros, steps) in [(401, 1), (3_999, 1), (4_000, 1), (4_001, 2), (20_500, 6), (22_100, 6)] {
+            assert_eq!(after(Duration::from_micros(micros)), REFUSAL_GRID * steps, "{micros} us");
         }
     }
 }

@@ -32,7 +32,7 @@ pub trait HeldBlob: Send + Sync + 'static {
 }
 
 /// Where the upload server looks. Nothing here decides what may be shared: the server puts the owner's
-/// [`SharingPolicy`](super::SharingPolicy) before every call.
+/// [`SharingPolicy`](crate::sharing::SharingPolicy) before every call.
 #[async_trait]
 pub trait Holdings: Send + Sync + 'static {
     /// The blob that `digest` names.

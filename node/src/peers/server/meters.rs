@@ -5,13 +5,13 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
-use p2p_cache_discovery::{PeerId, Scope};
+use p2p_cache_discovery::{NetworkPrefix, PeerId, Scope};
 use p2p_cache_protocol::digest::BlobId;
 use tokio::sync::Semaphore;
 
 use super::super::limits::{
-    MAX_BODIES_PER_PEER, MAX_GRANTED_BLOBS_PER_PEER, MAX_LED_PER_PEER, MAX_METERED_PEERS,
-    MAX_STREAMS_PER_PEER, MIN_BYTES_PER_SECOND_PER_SLOT,
+    MAX_BODIES_PER_PEER, MAX_GRANTED_BLOBS_PER_PEER, MAX_LED_PER_PEER, MAX_METERED_NETWORKS,
+    MAX_METERED_PEERS, MAX_STREAMS_PER_PEER, MIN_BYTES_PER_SECOND_PER_SLOT,
 };
 use super::super::pace::{MissMeter, Rate};
 use super::super::uplink::UploadRates;
@@ -33,6 +33,8 @@ pub struct UploadLimits {
     pub requests_per_second_per_peer: NonZeroU32,
     /// Failed look-ups of one peer in a minute; beyond it everything it asks for is "not found" for a while.
     pub failed_lookups_per_minute_per_peer: NonZeroU32,
+    /// The same for all peers of one network together: identities cost nothing, networks do.
+    pub failed_lookups_per_minute_per_network: NonZeroU32,
 }
 
 impl Default for UploadLimits {
@@ -40,6 +42,7 @@ impl Default for UploadLimits {
         const SLOTS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
         const REQUESTS: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
         const FAILED_LOOKUPS: NonZeroU32 = NonZeroU32::new(3_000).unwrap();
+        const FAILED_LOOKUPS_PER_NETWORK: NonZeroU32 = NonZeroU32::new(12_000).unwrap();
         Self {
             upload_rate_bytes_per_second: None,
             lan_rate_bytes_per_second: None,
@@ -47,6 +50,7 @@ impl Default for UploadLimits {
             slots: SLOTS,
             requests_per_second_per_peer: REQUESTS,
             failed_lookups_per_minute_per_peer: FAILED_LOOKUPS,
+            failed_lookups_per_minute_per_network: FAILED_LOOKUPS_PER_NETWORK,
         }
     }
 }
@@ -114,30 +118,48 @@ impl Meter {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner).put(blob, ());
     }
 
-    /// Whether a range of this blob is looked at: a muted peer may go on with what it was told of before, so that
-    /// its failed look-ups do not break its transfers.
-    pub(super) fn may_read(&self, blob: BlobId) -> bool {
-        !self.misses.is_muted() || self.granted.lock().unwrap_or_else(PoisonError::into_inner).contains(&blob)
+    /// Whether the peer was told of this blob before.
+    pub(super) fn is_granted(&self, blob: BlobId) -> bool {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner).contains(&blob)
     }
 }
 
-/// The meters of the peers seen last, and their open streams.
+/// The meters of the peers and networks seen last, and the open streams.
 pub(super) struct Meters {
     limits: UploadLimits,
     by_peer: Mutex<LruCache<PeerId, Arc<Meter>>>,
+    by_network: Mutex<LruCache<NetworkPrefix, Arc<MissMeter>>>,
     streams: Arc<Mutex<HashMap<PeerId, usize>>>,
 }
 
 impl Meters {
     pub(super) fn new(limits: UploadLimits) -> Self {
-        let remembered = NonZeroUsize::new(MAX_METERED_PEERS).unwrap_or(NonZeroUsize::MIN);
-        Self { limits, by_peer: Mutex::new(LruCache::new(remembered)), streams: Arc::default() }
+        let peers = NonZeroUsize::new(MAX_METERED_PEERS).unwrap_or(NonZeroUsize::MIN);
+        let networks = NonZeroUsize::new(MAX_METERED_NETWORKS).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            limits,
+            by_peer: Mutex::new(LruCache::new(peers)),
+            by_network: Mutex::new(LruCache::new(networks)),
+            streams: Arc::default(),
+        }
     }
 
     /// The meter of a peer; all its streams share it.
     pub(super) fn of(&self, peer: PeerId) -> Arc<Meter> {
         let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(by_peer.get_or_insert(peer, || Arc::new(Meter::new(&self.limits))))
+    }
+
+    /// The failed look-ups of a network; all its peers share them.
+    pub(super) fn of_network(&self, network: NetworkPrefix) -> Arc<MissMeter> {
+        let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = self.limits.failed_lookups_per_minute_per_network;
+        Arc::clone(by_network.get_or_insert(network, || Arc::new(MissMeter::per_minute(limit))))
+    }
+
+    #[cfg(test)]
+    pub(super) fn networks(&self) -> usize {
+        self.by_network.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// A place for one more stream of `peer`, given back when dropped; `None` when it has enough.

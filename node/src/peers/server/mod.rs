@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 pub use self::claims::{ClaimSigner, claim_signer};
 pub use self::holdings::{Held, HeldBlob, Holdings};
 pub use self::meters::UploadLimits;
-pub use self::sharing::SharingPolicy;
 #[cfg(test)]
 pub(crate) use self::site::Alone;
 pub use self::site::{ArrivingBlob, Led, Site};
@@ -37,6 +36,7 @@ use super::tasks::TaskGroup;
 use super::transport::{BoxStream, Incoming, Visitor};
 use super::uplink::{OwnTraffic, Uplink};
 use crate::buffers::BufferPool;
+use crate::sharing::SharingPolicy;
 
 /// What the upload server is made of.
 pub struct UploadParts {
@@ -45,7 +45,7 @@ pub struct UploadParts {
     /// What is fetched for others, and what is on its way.
     pub site: Arc<dyn Site>,
     /// What of it may leave, and how far.
-    pub policy: SharingPolicy,
+    pub policy: Arc<SharingPolicy>,
     /// How much of us peers may use.
     pub limits: UploadLimits,
     /// Whether somebody on this machine waits for a blob: public peers then have half of their rate.

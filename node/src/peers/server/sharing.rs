@@ -1,60 +1,32 @@
-//! The one place that decides what a peer may see. The server has no other way to the store.
+//! The holdings as the owner's policy lets a peer see them. The server has no other way to the store.
+//!
+//! What is held and private takes the same steps as what is not held: the answers that cost something, the narinfos
+//! of a blob, are asked for either way.
 
 use std::io;
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use lru::LruCache;
 use p2p_cache_discovery::Scope;
 use p2p_cache_protocol::claim::Claim;
 use p2p_cache_protocol::digest::{BlobId, Digest, Sha256Digest};
 use p2p_cache_protocol::narinfo::{Compression, NarInfo};
-use p2p_cache_protocol::signature::TrustedKeys;
 use p2p_cache_protocol::store_path::StoreHash;
 
-use super::super::limits::MAX_CACHED_VERDICTS;
-use super::super::policy::Share;
 use super::super::transport::Visitor;
 use super::holdings::{Held, HeldBlob, Holdings};
 use super::site::{ArrivingBlob, Led, Site};
-
-/// The owner's rules.
-pub struct SharingPolicy {
-    /// Who is served at all.
-    pub share: Share,
-    /// Whose signature makes a store path public.
-    pub trusted_keys: TrustedKeys,
-}
-
-impl SharingPolicy {
-    /// Whether a peer met at `scope` is served at all.
-    #[must_use]
-    pub fn serves(&self, scope: Scope) -> bool {
-        match (self.share, scope) {
-            (Share::None, Scope::Lan | Scope::Public) | (Share::Lan, Scope::Public) => false,
-            (Share::Lan, Scope::Lan) | (Share::Public, Scope::Lan | Scope::Public) => true,
-        }
-    }
-
-    /// Whether a public key vouches for a store path.
-    fn covers(&self, narinfo: &NarInfo) -> bool {
-        narinfo.verified_by(&self.trusted_keys).is_some()
-    }
-}
+use crate::sharing::{SharingPolicy, Subject};
 
 /// The holdings as a peer may see them: `None` for what is not held, not shared, or cannot be read.
 pub(super) struct Shareable {
-    policy: SharingPolicy,
+    policy: Arc<SharingPolicy>,
     holdings: Arc<dyn Holdings>,
     site: Arc<dyn Site>,
-    /// Blobs covered by a trusted signature; true for good, since neither keys nor signatures change.
-    covered: Mutex<LruCache<(Sha256Digest, u64), ()>>,
 }
 
 impl Shareable {
-    pub(super) fn new(policy: SharingPolicy, holdings: Arc<dyn Holdings>, site: Arc<dyn Site>) -> Self {
-        let remembered = NonZeroUsize::new(MAX_CACHED_VERDICTS).unwrap_or(NonZeroUsize::MIN);
-        Self { policy, holdings, site, covered: Mutex::new(LruCache::new(remembered)) }
+    pub(super) fn new(policy: Arc<SharingPolicy>, holdings: Arc<dyn Holdings>, site: Arc<dyn Site>) -> Self {
+        Self { policy, holdings, site }
     }
 
     /// The claim for a blob.
@@ -62,18 +34,17 @@ impl Shareable {
         if !self.policy.serves(scope) {
             return None;
         }
-        let held = readable("look up a blob", self.holdings.find(digest).await)?;
-        self.may_leave(&held).await.then_some(held.claim)
+        let held = readable("look up a blob", self.holdings.find(digest).await);
+        self.may_leave(digest, held, scope).await.map(|held| held.claim)
     }
 
     /// An open blob of exactly this size.
     pub(super) async fn blob(&self, blob: BlobId, size: u64, scope: Scope) -> Option<Arc<dyn HeldBlob>> {
-        if !self.policy.serves(scope) {
-            return None;
-        }
+        // Opening takes longer than looking: only what may leave is opened.
+        self.claim(Digest::Blake3(blob), scope).await.filter(|claim| claim.size == size)?;
         let open = readable("open a blob", self.holdings.open(blob).await)?;
-        let held = open.held();
-        (held.claim.blob == blob && held.claim.size == size && self.may_leave(&held).await).then_some(open)
+        let claim = open.held().claim;
+        (claim.blob == blob && claim.size == size).then_some(open)
     }
 
     /// A narinfo, reduced to what is public.
@@ -82,13 +53,13 @@ impl Shareable {
             return None;
         }
         let narinfo = readable("read a narinfo", self.holdings.narinfo(hash).await)?;
-        self.policy.covers(&narinfo).then(|| public_part(narinfo))
+        self.policy.may_share(&Subject::path(&narinfo), scope).then(|| self.public_part(narinfo))
     }
 
     /// A narinfo of the origins, for a site that we lead; reduced to what is public.
     pub(super) async fn resolve(&self, hash: StoreHash, scope: Scope) -> Option<NarInfo> {
         let narinfo = self.led_narinfo(hash, scope).await?;
-        Some(public_part(narinfo))
+        Some(self.public_part(narinfo))
     }
 
     /// The bytes of a NAR, for a site that we lead.
@@ -106,13 +77,13 @@ impl Shareable {
         self.site.nar(narinfo, offset, visitor.peer).await
     }
 
-    /// Only for the local network, and only for what a public key covers.
+    /// Only for the local network, and only for what is public.
     async fn led_narinfo(&self, hash: StoreHash, scope: Scope) -> Option<NarInfo> {
         if scope != Scope::Lan || !self.policy.serves(scope) {
             return None;
         }
         let narinfo = self.site.narinfo(hash).await?;
-        self.policy.covers(&narinfo).then_some(narinfo)
+        self.policy.may_share(&Subject::path(&narinfo), scope).then_some(narinfo)
     }
 
     /// A blob that is on its way here.
@@ -122,7 +93,8 @@ impl Shareable {
         }
         let arriving = self.site.arriving(digest)?;
         let narinfo = arriving.narinfo()?;
-        (narinfo.nar_size == arriving.size() && self.policy.covers(&narinfo)).then_some(arriving)
+        let public = self.policy.may_share(&Subject::path(&narinfo), scope);
+        (public && narinfo.nar_size == arriving.size()).then_some(arriving)
     }
 
     /// A peer that we serve asks for a blob.
@@ -132,40 +104,35 @@ impl Shareable {
         }
     }
 
-    async fn may_leave(&self, held: &Held) -> bool {
-        if held.published {
-            return true;
-        }
-        let Claim { sha256, size, .. } = held.claim;
-        let key = (sha256, size);
-        if self.covered.lock().unwrap_or_else(PoisonError::into_inner).get(&key).is_some() {
-            return true;
-        }
-        let narinfos = self.holdings.narinfos_of(sha256).await;
-        let covered = readable("read the narinfos of a blob", narinfos.map(Some))
-            .unwrap_or_default()
-            .iter()
-            .any(|narinfo| {
-                narinfo.nar_hash == sha256 && narinfo.nar_size == size && self.policy.covers(narinfo)
-            });
-        if covered {
-            self.covered.lock().unwrap_or_else(PoisonError::into_inner).put(key, ());
-        }
-        covered
+    /// What was found, when it may leave. What was not found costs the same questions.
+    async fn may_leave(&self, digest: Digest, held: Option<Held>, scope: Scope) -> Option<Held> {
+        let sha256 = match (&held, digest) {
+            (Some(held), _) => held.claim.sha256,
+            (None, Digest::Sha256(sha256)) => sha256,
+            (None, Digest::Blake3(blob)) => Sha256Digest(blob.0),
+        };
+        let paths = self.holdings.narinfos_of(sha256).await;
+        let held = held?;
+        let mut paths = readable("read the narinfos of a blob", paths.map(Some)).unwrap_or_default();
+        paths.retain(|narinfo| narinfo.nar_hash == sha256 && narinfo.nar_size == held.claim.size);
+        self.policy.may_share(&Subject::blob(&paths, held.published), scope).then_some(held)
     }
-}
 
-/// What the origin's narinfo says beyond the signed facts may be private: its address, tokens in it, fields of its
-/// own. The NAR that we offer is the plain one.
-fn public_part(narinfo: NarInfo) -> NarInfo {
-    let url = format!("nar/{}-{}.nar", narinfo.store_path.hash(), narinfo.nar_hash.to_nix32());
-    NarInfo {
-        url,
-        compression: Compression::None,
-        file_hash: Some(narinfo.nar_hash),
-        file_size: Some(narinfo.nar_size),
-        unknown: Vec::new(),
-        ..narinfo
+    /// What the origin's narinfo says beyond the signed facts may be private: its address, tokens in it, fields of its
+    /// own, signatures of other caches. The NAR that we offer is the plain one.
+    fn public_part(&self, mut narinfo: NarInfo) -> NarInfo {
+        let signatures = std::mem::take(&mut narinfo.signatures);
+        let shown =
+            signatures.into_iter().filter(|signature| self.policy.may_show(signature, &narinfo)).collect();
+        NarInfo {
+            url: format!("nar/{}-{}.nar", narinfo.store_path.hash(), narinfo.nar_hash.to_nix32()),
+            compression: Compression::None,
+            file_hash: Some(narinfo.nar_hash),
+            file_size: Some(narinfo.nar_size),
+            signatures: shown,
+            unknown: Vec::new(),
+            ..narinfo
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub trait ArrivingBlob: Send + Sync + 'static {
 }
 
 /// The part of the node that fetches. Nothing here decides what may be shared: the server puts the owner's
-/// [`SharingPolicy`](super::SharingPolicy) before every call.
+/// [`SharingPolicy`](crate::sharing::SharingPolicy) before every call.
 #[async_trait]
 pub trait Site: Send + Sync + 'static {
     /// The narinfo of a public store path, asked of the origins when none is held. Never of peers: whoever asks us

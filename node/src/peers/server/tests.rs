@@ -4,5 +4,6 @@ mod conformance;
 mod hostile;
 mod limits;
 mod network;
+mod networks;
 mod sharing;
 mod stored;

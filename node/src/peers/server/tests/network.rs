@@ -11,9 +11,8 @@ use prometheus_client::metrics::counter::Counter;
 use crate::peers::client::PeerClient;
 use crate::peers::error::PeerError;
 use crate::peers::testing::{Blob, MemoryHoldings, identity};
-use crate::peers::{
-    BanReason, Bans, Share, SharingPolicy, UploadLimits, UploadParts, UploadServer, claim_signer,
-};
+use crate::peers::{BanReason, Bans, UploadLimits, UploadParts, UploadServer, claim_signer};
+use crate::sharing::{SharingPolicy, SharingRules};
 
 async fn node(identity: &Identity) -> (Network, IncomingStreams) {
     let config = NetworkConfig {
@@ -37,7 +36,7 @@ async fn a_peer_is_asked_over_the_network_and_kept_away_by_a_ban() {
         site: Arc::new(crate::peers::server::Alone),
         holdings,
         // A loopback address is a LAN's.
-        policy: SharingPolicy { share: Share::Lan, trusted_keys: Default::default() },
+        policy: Arc::new(SharingPolicy::new(SharingRules::default())),
         limits: UploadLimits::default(),
         own_traffic: Arc::new(|| false),
         signer: claim_signer(&server_identity),

@@ -13,9 +13,9 @@ use p2p_cache_protocol::wire::{Request, Response};
 use tokio::time::Instant;
 
 use crate::peers::limits::MISS_FLOOR;
-use crate::peers::policy::Share;
-use crate::peers::server::{SharingPolicy, UploadLimits};
+use crate::peers::server::UploadLimits;
 use crate::peers::testing::{Blob, RawClient, Served, cache_key, identity, narinfo_of, peer};
+use crate::sharing::Share;
 
 fn everything(blob: &Blob, narinfo: &NarInfo) -> [Request; 4] {
     [
@@ -41,30 +41,6 @@ async fn answers(client: &mut RawClient, requests: &[Request]) -> Vec<Response> 
 
 fn found(answers: &[Response]) -> usize {
     answers.iter().filter(|answer| **answer != Response::NotFound).count()
-}
-
-#[test]
-fn share_words_round_trip_and_others_are_refused() {
-    for share in Share::ALL {
-        assert_eq!(share.to_string().parse(), Ok(share));
-    }
-    assert_eq!(Share::default(), Share::Lan);
-    for wrong in ["", "LAN", "all", "lan "] {
-        let error = wrong.parse::<Share>().unwrap_err().to_string();
-        assert!(error.contains("none, lan, public"), "{error}");
-    }
-}
-
-#[test]
-fn scope_decides_who_is_served() {
-    let serves =
-        |share, scope| SharingPolicy { share, trusted_keys: TrustedKeys::new(Vec::new()) }.serves(scope);
-    for scope in [Scope::Lan, Scope::Public] {
-        assert!(!serves(Share::None, scope));
-        assert!(serves(Share::Public, scope));
-    }
-    assert!(serves(Share::Lan, Scope::Lan));
-    assert!(!serves(Share::Lan, Scope::Public));
 }
 
 #[tokio::test]
@@ -112,6 +88,35 @@ async fn only_published_or_trusted_content_is_shared() {
         assert_eq!(found(&answers[..1]), narinfos, "{answers:?}");
         assert_eq!(found(&answers[1..]), blobs, "{answers:?}");
     }
+}
+
+#[tokio::test]
+async fn what_an_excluded_name_has_is_not_shared_whoever_vouches_for_it() {
+    for published in [false, true] {
+        let served = Served::start(UploadLimits::default());
+        let blob = Arc::new(Blob::new(200_000));
+        served.holdings.add(&blob, published);
+        let mut narinfo = narinfo_of(&blob, &[]);
+        let path = narinfo.store_path.to_string().replace("-thing", "-my-secret-thing");
+        narinfo.store_path = path.parse().unwrap();
+        narinfo.sign(&cache_key("trusted-1"));
+        served.holdings.add_narinfo(narinfo.clone());
+        let mut client = served.greeted(peer(2), Scope::Lan).await;
+        let answers = answers(&mut client, &everything(&blob, &narinfo)).await;
+        assert_eq!(found(&answers), 0, "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn signatures_of_other_caches_stay_here() {
+    let served = Served::start(UploadLimits::default());
+    let blob = Blob::new(1000);
+    let narinfo = narinfo_of(&blob, &[&cache_key("private-cache-1"), &cache_key("trusted-1")]);
+    served.holdings.add_narinfo(narinfo.clone());
+    let mut client = served.greeted(peer(2), Scope::Lan).await;
+    let answer = client.ask(&Request::NarInfo { hash: narinfo.store_path.hash() }).await;
+    let Response::NarInfo { text } = answer else { panic!("a public narinfo is served") };
+    assert!(text.contains("Sig: trusted-1:") && !text.contains("private-cache"), "{text}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What may leave this machine, and how far.
+//! How far anything of this machine may travel.
 
 use std::fmt;
 use std::str::FromStr;

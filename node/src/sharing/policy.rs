@@ -1,0 +1,131 @@
+//! The decision.
+
+use std::collections::HashSet;
+
+use p2p_cache_discovery::Scope;
+use p2p_cache_protocol::{NarInfo, PublicKey, Signature, StoreHash, TrustedKeys};
+
+use super::patterns::NamePattern;
+use super::published::PublishedPath;
+use super::share::Share;
+use super::verdicts::Verdicts;
+
+/// How the name of a store derivation ends.
+const DERIVATION_SUFFIX: &str = ".drv";
+
+/// What the owner has said. The default shares nothing that was not published by hand.
+#[derive(Debug, Clone, Default)]
+pub struct SharingRules {
+    /// Who is served at all.
+    pub share: Share,
+    /// Keys of which one signature makes a store path public.
+    pub public_keys: Vec<PublicKey>,
+    /// Store paths that are public without a signature.
+    pub publish: Vec<PublishedPath>,
+    /// Names that never leave the machine, whatever else is said of them.
+    pub never: Vec<NamePattern>,
+}
+
+/// What is asked about: a store path, or a blob with every store path that is known to have it as its NAR.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    paths: &'a [NarInfo],
+    published: bool,
+}
+
+impl<'a> Subject<'a> {
+    /// A store path.
+    #[must_use]
+    pub fn path(narinfo: &'a NarInfo) -> Self {
+        Self { paths: std::slice::from_ref(narinfo), published: false }
+    }
+
+    /// A blob. `paths` are the narinfos with its NarHash and NarSize, `published` says that the owner put it by hand.
+    #[must_use]
+    pub fn blob(paths: &'a [NarInfo], published: bool) -> Self {
+        Self { paths, published }
+    }
+}
+
+/// Decides what may leave the machine. In this order:
+///
+/// 1. `share` bounds how far anything goes;
+/// 2. what an excluded name has never leaves, nor does a blob that an excluded path has in common with others;
+/// 3. what the owner published may leave;
+/// 4. derivations may not: they say how a machine is configured;
+/// 5. what a shared key has signed may. A content address is no signature: it tells that a path is right, not that it
+///    is public.
+///
+/// Everything else is private.
+#[derive(Debug)]
+pub struct SharingPolicy {
+    share: Share,
+    public_keys: TrustedKeys,
+    published: HashSet<StoreHash>,
+    never: Vec<NamePattern>,
+    verdicts: Verdicts,
+}
+
+impl Default for SharingPolicy {
+    fn default() -> Self {
+        Self::new(SharingRules::default())
+    }
+}
+
+impl SharingPolicy {
+    /// The policy of these rules.
+    #[must_use]
+    pub fn new(rules: SharingRules) -> Self {
+        Self {
+            share: rules.share,
+            public_keys: TrustedKeys::new(rules.public_keys),
+            published: rules.publish.iter().map(PublishedPath::hash).collect(),
+            never: rules.never,
+            verdicts: Verdicts::default(),
+        }
+    }
+
+    /// Whether anybody met at `scope` is served at all.
+    #[must_use]
+    pub fn serves(&self, scope: Scope) -> bool {
+        match (self.share, scope) {
+            (Share::None, Scope::Lan | Scope::Public) | (Share::Lan, Scope::Public) => false,
+            (Share::Lan, Scope::Lan) | (Share::Public, Scope::Lan | Scope::Public) => true,
+        }
+    }
+
+    /// Whether `subject` may be given to, or admitted to, somebody met at `scope`. Takes some microseconds, and some
+    /// tens of them when signatures are seen for the first time.
+    #[must_use]
+    pub fn may_share(&self, subject: &Subject<'_>, scope: Scope) -> bool {
+        self.serves(scope)
+            && !subject.paths.iter().any(|path| self.is_excluded(path))
+            && (subject.published || subject.paths.iter().any(|path| self.is_public(path)))
+    }
+
+    /// Whether a signature on `narinfo` may be shown: others would tell whose private caches know the path. Those on a
+    /// path that the owner published by name are what its receivers believe it by.
+    #[must_use]
+    pub fn may_show(&self, signature: &Signature, narinfo: &NarInfo) -> bool {
+        self.is_published(narinfo) || self.public_keys.iter().any(|key| key.name() == signature.key_name())
+    }
+
+    fn is_excluded(&self, narinfo: &NarInfo) -> bool {
+        self.never.iter().any(|pattern| pattern.matches(narinfo.store_path.name()))
+    }
+
+    fn is_published(&self, narinfo: &NarInfo) -> bool {
+        self.published.contains(&narinfo.store_path.hash())
+    }
+
+    fn is_public(&self, narinfo: &NarInfo) -> bool {
+        self.is_published(narinfo)
+            || (!narinfo.store_path.name().ends_with(DERIVATION_SUFFIX)
+                && self.verdicts.is_signed(narinfo, &self.public_keys))
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered_verdicts(&self) -> usize {
+        self.verdicts.len()
+    }
+}
