@@ -9,7 +9,7 @@ pub trait NodeStatus: Send + Sync + 'static {
     /// Whether the node can serve: store open, listeners bound, not shutting down.
     fn ready(&self) -> bool;
 
-    /// A snapshot for people and scripts.
+    /// A snapshot for people and scripts on this machine. Others see [`Status::for_other_machines`] of it.
     async fn status(&self) -> Status;
 }
 
@@ -30,10 +30,23 @@ pub struct Status {
     pub store: StoreStatus,
     /// Origins in order of priority.
     pub origins: Vec<OriginStatus>,
-    /// Fetches under way.
+    /// Fetches under way; none is told to other machines.
     pub transfers: Vec<TransferStatus>,
     /// Bytes moved.
     pub totals: Totals,
+}
+
+impl Status {
+    /// What may be told to other machines: counts, and nothing that names or measures a single blob. A size is as good
+    /// as a name, and messages about origins name store paths.
+    #[must_use]
+    pub fn for_other_machines(mut self) -> Self {
+        self.transfers.clear();
+        for origin in &mut self.origins {
+            origin.last_error = None;
+        }
+        self
+    }
 }
 
 /// One connected peer.
@@ -69,7 +82,7 @@ pub struct OriginStatus {
     pub url: String,
     /// False while it is skipped because it failed a short while ago.
     pub healthy: bool,
-    /// Its last failure, if it had one.
+    /// Its last failure, if it had one; not told to other machines.
     pub last_error: Option<String>,
 }
 

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use prometheus_client::encoding::text::encode;
 
-use super::App;
+use super::{App, Connection};
 use crate::Status;
 use crate::answer::Refusal;
 
@@ -36,7 +36,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// `/metrics`: OpenMetrics text.
+/// `/metrics`: OpenMetrics text. Every label is a word of the program's own, so that any machine may read it.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Refusal> {
     let mut text = String::new();
     encode(&mut text, &app.registry).map_err(|error| {
@@ -47,7 +47,12 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Ref
     Ok(([(CONTENT_TYPE, kind), NO_STORE], text).into_response())
 }
 
-/// `/api/v1/status`: [`Status`] as JSON.
-pub(super) async fn status(State(app): State<Arc<App>>) -> ([(HeaderName, HeaderValue); 1], Json<Status>) {
-    ([NO_STORE], Json(app.status.status().await))
+/// `/api/v1/status`: [`Status`] as JSON, as far as the machine of the client may know it.
+pub(super) async fn status(
+    State(app): State<Arc<App>>,
+    connection: Option<Extension<Arc<Connection>>>,
+) -> ([(HeaderName, HeaderValue); 1], Json<Status>) {
+    let status = app.status.status().await;
+    let is_ours = connection.is_some_and(|connection| connection.is_loopback);
+    ([NO_STORE], Json(if is_ours { status } else { status.for_other_machines() }))
 }

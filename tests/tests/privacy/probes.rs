@@ -1,0 +1,133 @@
+//! Ten thousand probes of every private thing, beside as many of random hashes.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use p2p_cache_protocol::wire::Response;
+use p2p_cache_tests::Prober;
+use p2p_cache_tests::timing::Comparison;
+use rand::seq::SliceRandom;
+
+use super::scene::{KINDS, Scene, Subject};
+
+/// Probes of each private thing.
+const PROBES: usize = 10_000;
+/// Substreams that probe at the same time.
+const STREAMS: usize = 3;
+/// What a leak would be at least: opening and reading a file, or verifying a signature.
+const ARTIFICIAL_LEAK: Duration = Duration::from_micros(200);
+/// Requests in one go, of which the work would add up if one waited for the other.
+const BURST: usize = 16;
+/// Such bursts of each kind about each thing.
+const BURSTS: usize = 100;
+
+/// Times of the answers, by subject and kind; the last subject stands for random hashes.
+type Times = Vec<[Vec<Duration>; KINDS.len()]>;
+
+/// In rounds, each with one probe of every kind about every thing and about a random hash, in random order.
+async fn probe(prober: &Prober, private: &[Subject], rounds: usize) -> Times {
+    let mut stream = prober.open().await;
+    let mut times: Times = vec![Default::default(); private.len() + 1];
+    for _ in 0..rounds {
+        let random = Subject::random();
+        let subjects: Vec<_> = private.iter().chain([&random]).collect();
+        let mut probes: Vec<_> =
+            (0..subjects.len()).flat_map(|s| (0..KINDS.len()).map(move |k| (s, k))).collect();
+        probes.shuffle(&mut rand::rng());
+        for (subject, kind) in probes {
+            let request = &subjects[subject].requests()[kind];
+            let (answer, took) = stream.ask(request).await;
+            assert_eq!(answer, Response::NotFound, "{} of {}", KINDS[kind], subjects[subject].what);
+            times[subject][kind].push(took);
+        }
+    }
+    times
+}
+
+/// The same with bursts of one request about each thing; of random hashes each is another one.
+async fn probe_in_bursts(prober: &Prober, private: &[Subject]) -> Times {
+    let mut stream = prober.open().await;
+    let mut times: Times = vec![Default::default(); private.len() + 1];
+    for _ in 0..BURSTS {
+        let mut probes: Vec<_> =
+            (0..=private.len()).flat_map(|s| (0..KINDS.len()).map(move |k| (s, k))).collect();
+        probes.shuffle(&mut rand::rng());
+        for (subject, kind) in probes {
+            let requests: Vec<_> = (0..BURST)
+                .map(|_| {
+                    private.get(subject).cloned().unwrap_or_else(Subject::random).requests()[kind].clone()
+                })
+                .collect();
+            let (answers, took) = stream.ask_at_once(&requests).await;
+            assert!(answers.iter().all(|answer| *answer == Response::NotFound), "{} {subject}", KINDS[kind]);
+            times[subject][kind].push(took);
+        }
+    }
+    times
+}
+
+/// Every kind of every subject beside the same kind of random hashes. Prints all, and gives those that are told apart.
+fn told_apart(private: &[Subject], times: &Times) -> Vec<String> {
+    let (random, held) = times.split_last().expect("random hashes");
+    let mut apart = Vec::new();
+    for (subject, times) in private.iter().zip(held) {
+        for (kind, name) in KINDS.iter().enumerate() {
+            let comparison = Comparison::of(&times[kind], &random[kind]);
+            let line = format!("{}, {name}: {comparison}", subject.what);
+            println!("{line}");
+            if !comparison.is_alike() {
+                apart.push(line);
+            }
+        }
+    }
+    apart
+}
+
+/// The comparison would notice a leak in these very times: one half of those of random hashes beside the other, as they
+/// are and a little later.
+fn assert_a_leak_would_show(times: &Times) {
+    let random = times.last().expect("random hashes");
+    for (kind, times) in KINDS.iter().zip(random) {
+        let (even, odd): (Vec<_>, Vec<_>) = times.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+        let [even, odd] = [even, odd].map(|half| half.into_iter().map(|(_, time)| *time).collect::<Vec<_>>());
+        let same = Comparison::of(&even, &odd);
+        assert!(same.is_alike(), "{kind}: {same}");
+        let late: Vec<_> = odd.iter().map(|time| *time + ARTIFICIAL_LEAK).collect();
+        let leak = Comparison::of(&even, &late);
+        assert!(!leak.is_alike(), "{kind}: {leak}");
+    }
+}
+
+#[test]
+fn nothing_tells_a_private_thing_from_a_random_hash() {
+    let scene = Scene::new();
+    let prober = Prober::of(&scene.node.peer);
+    for subject in &scene.public {
+        let found = subject.requests().map(|request| prober.ask(&request) != Response::NotFound);
+        // A whole blob is not watched; everything else is answered.
+        assert_eq!(found, [true, true, true, true, false, true, true], "{}", subject.what);
+    }
+    let rounds = PROBES.div_ceil(KINDS.len() * STREAMS);
+    let streams = join_all((0..STREAMS).map(|_| probe(&prober, &scene.private, rounds)));
+    let times = prober.run(streams).into_iter().reduce(|mut all, more| {
+        for (all, more) in all.iter_mut().flatten().zip(more.into_iter().flatten()) {
+            all.extend(more);
+        }
+        all
+    });
+    let times = times.expect("there are streams");
+    let probes: usize = times[0].iter().map(Vec::len).sum();
+    assert!(probes >= PROBES, "{probes}");
+    assert_a_leak_would_show(&times);
+    let apart = told_apart(&scene.private, &times);
+    assert!(apart.is_empty(), "{apart:#?}");
+}
+
+#[test]
+fn requests_in_one_go_tell_no_more() {
+    let scene = Scene::new();
+    let prober = Prober::of(&scene.node.peer);
+    let times = prober.run(probe_in_bursts(&prober, &scene.private));
+    let apart = told_apart(&scene.private, &times);
+    assert!(apart.is_empty(), "{apart:#?}");
+}
