@@ -164,9 +164,9 @@ async fn node(peers: Arc<dyn Peers>, keys: TrustedKeys) -> Node {
     let config = OriginConfig { urls: Vec::new(), ..OriginConfig::default() };
     let origins = Origins::new(config, metrics.received(Source::origin)).unwrap();
     let engine =
-        FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&peers), metrics, Box::new(|_| {}));
+        FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&peers), metrics, Box::new(|_, _| {}));
     let narinfos = NarInfos::new(store.clone(), origins, peers, keys, Arc::default());
-    let artifacts = Artifacts::new(store.clone(), engine, narinfos, Box::new(|_| {}));
+    let artifacts = Artifacts::new(store.clone(), engine, narinfos, Box::new(|_, _| {}));
     Node { artifacts, store, _directory: directory }
 }
 

@@ -166,7 +166,7 @@ impl ArtifactSource for Artifacts {
             Some(meta) if meta.published || !publish => meta,
             _ => self.store.put(digest, body, publish).await.map_err(|error| put_error(&error))?,
         };
-        (self.on_put)(&meta);
+        (self.on_put)(&meta, None);
         Ok(PutOutcome { created: held.is_none(), sha256: meta.sha256, blob: meta.id, size: meta.size })
     }
 }

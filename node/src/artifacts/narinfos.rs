@@ -101,13 +101,15 @@ impl NarInfos {
     /// The narinfo of a public store path for a peer that believes that we lead. What we hold and may not share counts
     /// as not held, in time as well: the origins are asked either way.
     pub(super) async fn find_for_site(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        if let Some(found) = self.shared.recent(hash).filter(|found| self.is_public(&found.narinfo)) {
-            return Ok(found);
-        }
-        let held = self.shared.store.narinfo(hash).await;
-        let held = held.map(|narinfo| FoundNarInfo { narinfo: Arc::new(narinfo), origin: None });
-        if let Some(found) = held.filter(|found| self.is_public(&found.narinfo)) {
-            return Ok(found);
+        if self.shared.policy.may_know(hash) {
+            if let Some(found) = self.shared.recent(hash).filter(|found| self.is_public(&found.narinfo)) {
+                return Ok(found);
+            }
+            let held = self.shared.store.narinfo(hash).await;
+            let held = held.map(|narinfo| FoundNarInfo { narinfo: Arc::new(narinfo), origin: None });
+            if let Some(found) = held.filter(|found| self.is_public(&found.narinfo)) {
+                return Ok(found);
+            }
         }
         self.look_up_once(hash, Whom::Origins).await
     }
@@ -156,6 +158,7 @@ impl NarInfos {
             Whom::All => self.race(hash).await?,
             Whom::Origins => self.shared.ask_origins(hash).await?,
         };
+        self.shared.policy.note(&Subject::path(&found.narinfo), [hash.into()]);
         let mut recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.put(hash, (found.clone(), Instant::now()));
         Ok(found)

@@ -3,6 +3,7 @@
 mod announcer;
 mod collector;
 mod holdings;
+mod names;
 mod peers;
 mod signals;
 mod status;
@@ -19,11 +20,12 @@ use prometheus_client::registry::Registry;
 
 use self::announcer::Announcer;
 use self::collector::NodeCollector;
+use self::names::NameKeeper;
 use self::peers::Swarm;
 use self::status::StatusReporter;
 use crate::artifacts::{Artifacts, NarInfos};
 use crate::config::Config;
-use crate::fetch::{FetchEngine, Peers};
+use crate::fetch::{FetchEngine, OnCommit, Peers};
 use crate::metrics::{Metrics, Sink, Source};
 use crate::origin::{OriginConfig, Origins};
 use crate::peers::{Bans, OwnTraffic, PeerClient, UploadLimits, UploadParts, UploadServer, claim_signer};
@@ -65,6 +67,7 @@ pub struct Daemon {
     engine: FetchEngine,
     client: PeerClient,
     announcer: Announcer,
+    names: NameKeeper,
     network: Network,
     store: BlobStore,
     status: Arc<StatusReporter>,
@@ -100,22 +103,12 @@ impl Daemon {
 
         let policy = Arc::new(SharingPolicy::new(sharing_rules(config)));
         let announcer = Announcer::start(network.clone(), store.clone(), policy.clone(), config);
-        let on_commit = announcer.handle();
-        let on_put = announcer.handle();
-        let engine = FetchEngine::new(
-            store.clone(),
-            origins.clone(),
-            Arc::clone(&swarm),
-            metrics.clone(),
-            Box::new(move |meta| on_commit.committed(meta)),
-        );
+        let names = NameKeeper::start(store.clone(), policy.clone());
+        let (on_commit, on_put) = (on_commit(&announcer, &policy), on_commit(&announcer, &policy));
+        let engine =
+            FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&swarm), metrics.clone(), on_commit);
         let narinfos = NarInfos::new(store.clone(), origins.clone(), swarm, keys, policy.clone());
-        let artifacts = Artifacts::new(
-            store.clone(),
-            engine.clone(),
-            narinfos,
-            Box::new(move |meta| on_put.committed(meta)),
-        );
+        let artifacts = Artifacts::new(store.clone(), engine.clone(), narinfos, on_put);
 
         let parts = UploadParts {
             holdings: Arc::new(store.clone()),
@@ -156,7 +149,7 @@ impl Daemon {
             );
         }
         status.set_ready(true);
-        Ok(Self { gateway, uploads, engine, client, announcer, network, store, status })
+        Ok(Self { gateway, uploads, engine, client, announcer, names, network, store, status })
     }
 
     /// Where HTTP clients connect.
@@ -179,6 +172,7 @@ impl Daemon {
         self.uploads.shutdown(PEER_GRACE).await;
         self.engine.shutdown().await;
         self.announcer.shutdown().await;
+        self.names.shutdown().await;
         self.client.shutdown(PEER_GRACE).await;
         self.network.shutdown().await;
         if let Err(error) = self.store.close().await {
@@ -197,6 +191,15 @@ fn upload_limits(config: &Config) -> UploadLimits {
         failed_lookups_per_minute_per_peer: at_least_one(config.failed_lookups_per_minute_per_peer),
         failed_lookups_per_minute_per_network: at_least_one(config.failed_lookups_per_minute_per_network),
     }
+}
+
+/// What has come is offered: to peers that ask at once, to the wide area in turn.
+fn on_commit(announcer: &Announcer, policy: &Arc<SharingPolicy>) -> OnCommit {
+    let (announcer, policy) = (announcer.handle(), Arc::clone(policy));
+    Box::new(move |meta, narinfo| {
+        names::note(&policy, meta, narinfo);
+        announcer.committed(meta);
+    })
 }
 
 fn sharing_rules(config: &Config) -> SharingRules {

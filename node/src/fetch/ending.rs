@@ -54,7 +54,7 @@ impl Driver<'_> {
         for liar in self.shared.suspicions.disproved(self.request.digest, meta.id) {
             self.shared.peers.ban(liar, BanReason::FalseClaim).await;
         }
-        (self.shared.on_commit)(&meta);
+        (self.shared.on_commit)(&meta, self.request.narinfo.as_deref());
         Ok(())
     }
 

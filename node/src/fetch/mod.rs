@@ -57,8 +57,8 @@ pub struct FetchRequest {
     pub leading: bool,
 }
 
-/// Called after each commit with what was committed.
-pub type OnCommit = Box<dyn Fn(&BlobMeta) + Send + Sync>;
+/// Called after each commit with what was committed, and with the narinfo that says what it is, if there is one.
+pub type OnCommit = Box<dyn Fn(&BlobMeta, Option<&NarInfo>) + Send + Sync>;
 
 /// Starts, shares and ends transfers. Cheap to clone.
 #[derive(Clone)]

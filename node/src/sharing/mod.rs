@@ -1,6 +1,7 @@
 //! What may leave this machine, and how far. [`SharingPolicy`] is the one place that decides; whatever could reveal a
 //! holding asks it first: announcements, the answers to peers, and what the gateway tells other machines.
 
+mod names;
 mod patterns;
 mod policy;
 mod published;
@@ -9,6 +10,7 @@ mod share;
 mod tests;
 mod verdicts;
 
+pub use names::{Name, PublicNames};
 pub use patterns::{NamePattern, NamePatternError};
 pub use policy::{SharingPolicy, SharingRules, Subject};
 pub use published::{PublishedPath, PublishedPathError};

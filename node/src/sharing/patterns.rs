@@ -19,6 +19,9 @@ pub enum NamePatternError {
     /// It is written for a path.
     #[error("has a slash, and names of store paths have none")]
     Path,
+    /// It has a character that is in no name.
+    #[error("has {0:?}, which is in no name of a store path")]
+    Character(char),
     /// It begins with the hash of a store path.
     #[error("begins with the hash of a store path; patterns are compared with what follows it")]
     Hash,
@@ -56,6 +59,10 @@ impl FromStr for NamePattern {
         }
         if text.contains('/') {
             return Err(NamePatternError::Path);
+        }
+        let possible = |c: char| c.is_ascii_alphanumeric() || "+-._=*?[!]".contains(c);
+        if let Some(other) = text.chars().find(|c| !possible(*c)) {
+            return Err(NamePatternError::Character(other));
         }
         let begins_with_hash =
             text.split_once('-').is_some_and(|(hash, _)| split_base_name(&format!("{hash}-x")).is_ok());

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use p2p_cache_discovery::Scope;
 use p2p_cache_protocol::{NarInfo, PublicKey, Signature, StoreHash, TrustedKeys};
 
+use super::names::{Name, PublicNames};
 use super::patterns::NamePattern;
 use super::published::PublishedPath;
 use super::share::Share;
@@ -64,6 +65,7 @@ pub struct SharingPolicy {
     published: HashSet<StoreHash>,
     never: Vec<NamePattern>,
     verdicts: Verdicts,
+    names: PublicNames,
 }
 
 impl Default for SharingPolicy {
@@ -82,6 +84,7 @@ impl SharingPolicy {
             published: rules.publish.iter().map(PublishedPath::hash).collect(),
             never: rules.never,
             verdicts: Verdicts::default(),
+            names: PublicNames::default(),
         }
     }
 
@@ -101,6 +104,25 @@ impl SharingPolicy {
         self.serves(scope)
             && !subject.paths.iter().any(|path| self.is_excluded(path))
             && (subject.published || subject.paths.iter().any(|path| self.is_public(path)))
+    }
+
+    /// Notes the names of something that has come; of what is private nothing is noted.
+    pub fn note(&self, subject: &Subject<'_>, names: impl IntoIterator<Item = Name>) {
+        if self.may_share(subject, Scope::Lan) {
+            self.names.add(names);
+        }
+    }
+
+    /// Whether there can be anything with this name that may be shared. Whoever answers others asks this before looking.
+    #[must_use]
+    pub fn may_know(&self, name: impl Into<Name>) -> bool {
+        self.names.may_have(name.into())
+    }
+
+    /// The names of all that may be shared.
+    #[must_use]
+    pub fn names(&self) -> &PublicNames {
+        &self.names
     }
 
     /// Whether a signature on `narinfo` may be shown: others would tell whose private caches know the path. Those on a

@@ -188,6 +188,8 @@ fn patterns_that_are_wrong_or_never_match_are_refused_with_a_reason() {
         ("", "is empty"),
         ("/nix/store/*-secret", "slash"),
         ("a/b", "slash"),
+        ("ä*", "in no name"),
+        ("{a,b}", "in no name"),
         (with_hash.as_str(), "begins with the hash"),
         ("a[b", "at character 2"),
         ("a***b", "at character"),

@@ -31,6 +31,7 @@ mod temp_files;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod visit;
 
 use std::io;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub use self::error::{StoreError, WriteError};
 pub use self::gc::{GcOptions, GcReport};
 pub use self::partial::PartialBlob;
 pub use self::verify::{BadBlob, VerifyProgress, VerifyReport};
+pub use self::visit::Visitor;
 
 use self::blob::Mark;
 use self::inner::StoreInner;
@@ -251,6 +253,12 @@ impl BlobStore {
         progress: impl FnMut(VerifyProgress) + Send,
     ) -> Result<VerifyReport, StoreError> {
         verify::verify(&self.inner, progress).await
+    }
+
+    /// Shows `visitor` everything that is held, on a blocking thread, and gives it back. Reads every narinfo file.
+    pub async fn visit<V: Visitor>(&self, visitor: V) -> Result<V, StoreError> {
+        let store = self.inner.clone();
+        self.inner.blocking.long("listing", move || visit::visit(&store, visitor)).await
     }
 
     /// Writes pending access times and flushes the index, and waits for the files of fetches that have just ended. To

@@ -1,7 +1,7 @@
 //! The holdings as the owner's policy lets a peer see them. The server has no other way to the store.
 //!
-//! What is held and private takes the same steps as what is not held: the answers that cost something, the narinfos
-//! of a blob, are asked for either way.
+//! What is held and private takes the same steps as what is not held: neither is in the table of public names, so
+//! neither is looked for.
 
 use std::io;
 use std::sync::Arc;
@@ -31,11 +31,11 @@ impl Shareable {
 
     /// The claim for a blob.
     pub(super) async fn claim(&self, digest: Digest, scope: Scope) -> Option<Claim> {
-        if !self.policy.serves(scope) {
+        if !self.policy.serves(scope) || !self.policy.may_know(digest) {
             return None;
         }
-        let held = readable("look up a blob", self.holdings.find(digest).await);
-        self.may_leave(digest, held, scope).await.map(|held| held.claim)
+        let held = readable("look up a blob", self.holdings.find(digest).await)?;
+        self.may_leave(&held, scope).await.then_some(held.claim)
     }
 
     /// An open blob of exactly this size.
@@ -49,7 +49,7 @@ impl Shareable {
 
     /// A narinfo, reduced to what is public.
     pub(super) async fn narinfo(&self, hash: StoreHash, scope: Scope) -> Option<NarInfo> {
-        if !self.policy.serves(scope) {
+        if !self.policy.serves(scope) || !self.policy.may_know(hash) {
             return None;
         }
         let narinfo = readable("read a narinfo", self.holdings.narinfo(hash).await)?;
@@ -104,18 +104,12 @@ impl Shareable {
         }
     }
 
-    /// What was found, when it may leave. What was not found costs the same questions.
-    async fn may_leave(&self, digest: Digest, held: Option<Held>, scope: Scope) -> Option<Held> {
-        let sha256 = match (&held, digest) {
-            (Some(held), _) => held.claim.sha256,
-            (None, Digest::Sha256(sha256)) => sha256,
-            (None, Digest::Blake3(blob)) => Sha256Digest(blob.0),
-        };
+    async fn may_leave(&self, held: &Held, scope: Scope) -> bool {
+        let Claim { sha256, size, .. } = held.claim;
         let paths = self.holdings.narinfos_of(sha256).await;
-        let held = held?;
         let mut paths = readable("read the narinfos of a blob", paths.map(Some)).unwrap_or_default();
-        paths.retain(|narinfo| narinfo.nar_hash == sha256 && narinfo.nar_size == held.claim.size);
-        self.policy.may_share(&Subject::blob(&paths, held.published), scope).then_some(held)
+        paths.retain(|narinfo| narinfo.nar_hash == sha256 && narinfo.nar_size == size);
+        self.policy.may_share(&Subject::blob(&paths, held.published), scope)
     }
 
     /// What the origin's narinfo says beyond the signed facts may be private: its address, tokens in it, fields of its
