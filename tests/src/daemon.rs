@@ -35,6 +35,7 @@ pub struct DaemonBuilder {
     environment: Vec<(String, String)>,
     mdns: bool,
     listen: Option<String>,
+    http: Option<String>,
     origins: Vec<String>,
     state_dir: Option<PathBuf>,
     netns: Option<String>,
@@ -93,6 +94,12 @@ impl DaemonBuilder {
         self
     }
 
+    /// Serves clients here instead of on a free loopback port.
+    pub fn http(mut self, address: impl Into<String>) -> Self {
+        self.http = Some(address.into());
+        self
+    }
+
     /// Uses a state directory that outlives the daemon.
     pub fn state_dir(mut self, path: &Path) -> Self {
         self.state_dir = Some(path.to_owned());
@@ -112,7 +119,7 @@ impl DaemonBuilder {
             None => Command::new(binary()),
         };
         command.arg("serve").arg("--state-dir").arg(state_dir);
-        command.args(["--http", "127.0.0.1:0"]);
+        command.args(["--http", self.http.as_deref().unwrap_or("127.0.0.1:0")]);
         command.args(["--listen", self.listen.as_deref().unwrap_or("/ip4/127.0.0.1/tcp/0")]);
         if !self.mdns {
             command.arg("--no-mdns");

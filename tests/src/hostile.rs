@@ -432,11 +432,11 @@ async fn write_and_linger(stream: &mut PeerStream, bytes: &[u8]) -> io::Result<(
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-async fn write_frame(stream: &mut PeerStream, message: &impl WireMessage) -> io::Result<()> {
+pub(crate) async fn write_frame(stream: &mut PeerStream, message: &impl WireMessage) -> io::Result<()> {
     write(stream, &encode_frame(message).map_err(io::Error::other)?).await
 }
 
-async fn read_frame<T: WireMessage>(stream: &mut PeerStream) -> io::Result<T> {
+pub(crate) async fn read_frame<T: WireMessage>(stream: &mut PeerStream) -> io::Result<T> {
     let mut header = [0; FRAME_HEADER_BYTES];
     stream.read_exact(&mut header).await?;
     let mut payload = vec![0; frame_len(header).map_err(io::Error::other)?];

@@ -8,9 +8,12 @@ pub mod http;
 pub mod netns;
 pub mod nix;
 pub mod origin;
+pub mod prober;
 pub mod site;
+pub mod timing;
 
 pub use crowd::Crowd;
 pub use daemon::{Daemon, DaemonBuilder};
 pub use nix::{Closure, NixStore};
 pub use origin::{Fault, Origin};
+pub use prober::Prober;

@@ -1,6 +1,7 @@
 //! A node that holds one public path and private things of every kind, and the requests about each of them.
 
 use std::fs;
+use std::time::Duration;
 
 use p2p_cache_protocol::wire::Request;
 use p2p_cache_protocol::{BlobId, Digest, GroupRange, NarInfo, SecretKey, Sha256Digest, StoreHash};
@@ -157,6 +158,9 @@ impl Scene {
         let empty = tempfile::tempdir().expect("a temporary directory");
         let origin = Origin::serve(empty.path());
         let node = start(&origin);
+        // Before that anything is looked for.
+        let listed = || node.log().contains("listed what may be shared");
+        daemon::wait_until(Duration::from_secs(20), "the node to list what may be shared", listed);
         Self { node, public, private, _origin: origin, _empty: empty, _state: state }
     }
 }
