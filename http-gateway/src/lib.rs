@@ -32,4 +32,6 @@ pub use config::{GatewayConfig, GatewayError};
 pub use metrics::GatewayMetrics;
 pub use server::{Gateway, ShutdownReport};
 pub use source::{Artifact, ArtifactSource, BODY_CHUNK_BYTES, BodyStream, PutOutcome, SourceError};
-pub use status::{NodeStatus, OriginStatus, PeerStatus, Status, StoreStatus, Totals, TransferStatus};
+pub use status::{
+    NodeStatus, OriginStatus, PeerStatus, SourceStatus, Status, StoreStatus, Totals, TransferStatus,
+};

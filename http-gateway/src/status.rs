@@ -97,6 +97,20 @@ pub struct TransferStatus {
     pub present_bytes: u64,
     /// Clients that wait for it.
     pub readers: u64,
+    /// Who brought what of it.
+    pub sources: Vec<SourceStatus>,
+    /// The blob in pieces of equal length: for each the index in `sources` of the one that brought its last part, or
+    /// nothing where nobody has brought any.
+    pub strip: Vec<Option<u16>>,
+}
+
+/// A source of a fetch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// `origin`, `disk` for what an earlier fetch left, or a peer id.
+    pub name: String,
+    /// Bytes that came from it, some of them perhaps twice.
+    pub bytes: u64,
 }
 
 /// Bytes moved since the start of the process.

@@ -4,6 +4,7 @@ mod artifact;
 mod blobs;
 mod nar;
 mod narinfo;
+mod page;
 mod probes;
 
 use std::fmt;
@@ -21,12 +22,16 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::answer::Refusal;
 use crate::body::{Stopwatch, Timed};
 use crate::metrics::GatewayMetrics;
 use crate::{ArtifactSource, GatewayConfig, NodeStatus};
+
+/// Status pages that are kept up to date at once.
+const MAX_WATCHERS: usize = 32;
 
 /// What handlers share.
 pub(crate) struct App {
@@ -39,6 +44,8 @@ pub(crate) struct App {
     source_stall_timeout: Duration,
     client_stall_timeout: Duration,
     requests: AtomicU64,
+    /// Places for open status pages.
+    watchers: Arc<Semaphore>,
 }
 
 /// What a handler may know and say about the connection that its request came in on.
@@ -73,6 +80,7 @@ impl App {
             source_stall_timeout: config.source_stall_timeout,
             client_stall_timeout: config.client_stall_timeout,
             requests: AtomicU64::new(0),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         }
     }
 }
@@ -94,6 +102,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             "/blobs/{algorithm}/{hex}",
             route("/blobs/{algorithm}/{hex}", get(blobs::get).head(blobs::head).put(blobs::put)),
         )
+        .route("/", route("/", get(page::index)))
+        .route("/page/page.css", route("/page", get(page::style)))
+        .route("/page/page.js", route("/page", get(page::script)))
+        .route("/api/v1/status/events", route("/api/v1/status/events", get(page::events)))
         .route("/healthz", route("/healthz", get(probes::healthz)))
         .route("/readyz", route("/readyz", get(probes::readyz)))
         .route("/metrics", route("/metrics", get(probes::metrics)))

@@ -6,10 +6,10 @@ use std::time::Instant;
 use async_trait::async_trait;
 use p2p_cache_discovery::{Network, PeerInfo, Scope};
 use p2p_cache_http_gateway::{
-    NodeStatus, OriginStatus, PeerStatus, Status, StoreStatus, Totals, TransferStatus,
+    NodeStatus, OriginStatus, PeerStatus, SourceStatus, Status, StoreStatus, Totals, TransferStatus,
 };
 
-use crate::fetch::{FetchEngine, Transfer};
+use crate::fetch::{Contributor, FetchEngine, Transfer};
 use crate::metrics::{Metrics, Sink, Source};
 use crate::origin::Origins;
 use crate::store::BlobStore;
@@ -92,10 +92,23 @@ fn peer_status(info: &PeerInfo) -> PeerStatus {
 }
 
 fn transfer_status(transfer: &Transfer) -> TransferStatus {
+    let source = |(contributor, bytes): &(Contributor, u64)| SourceStatus {
+        name: match contributor {
+            Contributor::Disk => "disk".to_owned(),
+            Contributor::Origin => "origin".to_owned(),
+            Contributor::Peer(peer) => peer.to_string(),
+        },
+        bytes: *bytes,
+    };
+    let (sources, strip) = transfer.with_provenance(|provenance| {
+        (provenance.contributors().iter().map(source).collect(), provenance.pieces().to_vec())
+    });
     TransferStatus {
         digest: transfer.digest().to_string(),
         size_bytes: transfer.size(),
         present_bytes: transfer.arrived_bytes(),
         readers: transfer.readers() as u64,
+        sources,
+        strip,
     }
 }

@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use super::extent::{ExtentRequest, fault_of, fetch_extent};
 use super::lookup::{self, Found};
 use super::origin_pump::{self, OriginPump};
+use super::provenance::Contributor;
 use super::scheduler::{
     Action, Event, Fault, FetchScheduler, Holdings, LookupPhase, ReaderId, SchedulerConfig, SourceId,
     SourceKind,
@@ -205,6 +206,7 @@ impl<'a> Driver<'a> {
         let mut complete = self.transfer.size() == 0;
         self.on_wanted();
         for groups in self.transfer.partial().groups().present() {
+            self.transfer.brought(Contributor::Disk, groups.bytes(self.transfer.size()));
             complete |= self.feed(Event::Present { groups }).await?;
         }
         if self.may_ask_origin() {
@@ -326,6 +328,10 @@ impl<'a> Driver<'a> {
             Report::Event(event) => {
                 if let Event::ExtentDone { source, extent, .. } = &event {
                     self.requests.remove(&(*source, *extent));
+                    if let Some(PeerSource { peer, .. }) = self.sources.get(source) {
+                        let bytes = extent.bytes(self.transfer.size());
+                        self.transfer.brought(Contributor::Peer(*peer), bytes);
+                    }
                 }
                 Ok(vec![event])
             }

@@ -9,6 +9,7 @@ use p2p_cache_protocol::{GROUP_BYTES, GroupRange, NarInfo};
 use tokio::sync::mpsc;
 
 use super::driver::Report;
+use super::provenance::Contributor;
 use super::scheduler::{Event, SourceId};
 use super::transfer::Transfer;
 use super::{FetchError, Shared};
@@ -155,8 +156,14 @@ impl OriginPump {
 
     pub(super) async fn write(&self, offset: u64, chunk: Bytes) -> Result<(), FetchError> {
         let partial = self.transfer.partial().clone();
+        let bytes = offset..offset + chunk.len() as u64;
         match tokio::task::spawn_blocking(move || partial.write_sequential(offset, &chunk)).await {
-            Ok(written) => written.map_err(|error| fatal(&error)),
+            Ok(written) => {
+                written.map_err(|error| fatal(&error))?;
+                let leader = self.transfer.following().map(Contributor::Peer);
+                self.transfer.brought(leader.unwrap_or(Contributor::Origin), bytes);
+                Ok(())
+            }
             Err(error) => Err(FetchError::Store(Arc::from(error.to_string()))),
         }
     }

@@ -15,6 +15,7 @@ use p2p_cache_protocol::{BlobId, Digest, NarInfo};
 use tokio::sync::{Notify, watch};
 
 use super::FetchError;
+use super::provenance::{Contributor, Provenance};
 use super::scheduler::ReaderId;
 use crate::store::PartialBlob;
 
@@ -73,6 +74,7 @@ pub struct Transfer {
     relayed: AtomicBool,
     /// Clients may have them before the whole is verified.
     hold_is_over: AtomicBool,
+    provenance: Mutex<Provenance>,
     /// Another peer wants this blob.
     pub(super) wanted: Notify,
     pub(super) started: Instant,
@@ -87,6 +89,7 @@ struct Readers {
 
 impl Transfer {
     pub(super) fn new(digest: Digest, narinfo: Option<Arc<NarInfo>>, partial: PartialBlob) -> Arc<Self> {
+        let provenance = Mutex::new(Provenance::new(partial.size()));
         Arc::new(Self {
             digest,
             partial,
@@ -97,6 +100,7 @@ impl Transfer {
             following: Mutex::default(),
             relayed: AtomicBool::new(false),
             hold_is_over: AtomicBool::new(false),
+            provenance,
             wanted: Notify::new(),
             started: Instant::now(),
         })
@@ -144,6 +148,15 @@ impl Transfer {
 
     pub(super) fn set_following(&self, leader: Option<PeerId>) {
         *self.following.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+    }
+
+    /// Calls `look` with who brought what of it so far.
+    pub fn with_provenance<T>(&self, look: impl FnOnce(&Provenance) -> T) -> T {
+        look(&self.provenance.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn brought(&self, contributor: Contributor, bytes: Range<u64>) {
+        self.provenance.lock().unwrap_or_else(PoisonError::into_inner).record(contributor, bytes);
     }
 
     pub(super) fn set_relayed(&self) {
