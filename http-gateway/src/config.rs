@@ -1,7 +1,8 @@
 //! Settings of the gateway, and what can go wrong when it starts.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -14,6 +15,8 @@ pub(crate) const MIN_HEADER_BYTES: usize = 1024;
 pub struct GatewayConfig {
     /// Where to listen (127.0.0.1:5380). Port 0 takes a free one; see `Gateway::local_addr`.
     pub address: SocketAddr,
+    /// A socket that listens already, as a service manager hands it over; `address` is not used then.
+    pub listener: Option<Arc<TcpListener>>,
     /// Connections served at once (1024). One more is closed at once: a client that is refused goes elsewhere, one
     /// that is left waiting hangs. An idle connection costs about 10 KiB, one that streams a body about 600 KiB.
     pub max_connections: usize,
@@ -40,6 +43,7 @@ impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 5380)),
+            listener: None,
             max_connections: 1024,
             header_read_timeout: Duration::from_secs(30),
             max_header_bytes: 32 * 1024,
@@ -81,6 +85,14 @@ pub enum GatewayError {
         setting: &'static str,
         /// What is wrong, and what would be right.
         problem: String,
+    },
+    /// The socket that was handed over is of no use.
+    #[error(
+        "cannot take connections from the socket that was handed over: {error}; it must be a listening TCP socket"
+    )]
+    HandedOver {
+        /// What the system said.
+        error: io::Error,
     },
     /// The address cannot be listened on.
     #[error("cannot listen for HTTP on {address}: {error}; choose another address with --http")]

@@ -37,7 +37,8 @@ pub struct ShutdownReport {
 }
 
 impl Gateway {
-    /// Listens on `config.address` (port 0 takes a free one) and serves until [`Gateway::shutdown`].
+    /// Listens on `config.address` (port 0 takes a free one), or takes `config.listener`, and serves until
+    /// [`Gateway::shutdown`].
     ///
     /// `metrics` must have been registered in `registry`, the one that `/metrics` shows.
     ///
@@ -51,10 +52,7 @@ impl Gateway {
         metrics: GatewayMetrics,
     ) -> Result<Self, GatewayError> {
         config.validate()?;
-        let address = config.address;
-        let cannot_bind = |error| GatewayError::Bind { address, error };
-        let listener = TcpListener::bind(address).await.map_err(cannot_bind)?;
-        let local_addr = listener.local_addr().map_err(cannot_bind)?;
+        let (listener, local_addr) = listen(&config).await?;
         let grace = config.shutdown_grace;
         let stop = CancellationToken::new();
         let app = Arc::new(App::new(&config, source, status, registry, metrics.clone()));
@@ -101,6 +99,24 @@ impl Gateway {
         }
         tracing::info!(?report, "HTTP gateway stopped");
         report
+    }
+}
+
+async fn listen(config: &GatewayConfig) -> Result<(TcpListener, SocketAddr), GatewayError> {
+    let listening = |listener: TcpListener| listener.local_addr().map(|address| (listener, address));
+    match &config.listener {
+        Some(given) => {
+            let taken = given.try_clone().and_then(|socket| {
+                socket.set_nonblocking(true)?;
+                TcpListener::from_std(socket)
+            });
+            taken.and_then(listening).map_err(|error| GatewayError::HandedOver { error })
+        }
+        None => {
+            let address = config.address;
+            let bound = TcpListener::bind(address).await.and_then(listening);
+            bound.map_err(|error| GatewayError::Bind { address, error })
+        }
     }
 }
 
