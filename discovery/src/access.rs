@@ -1,4 +1,4 @@
-//! Who may connect: an allow-list and bans that expire.
+//! Who may connect: an allow-list, bans that expire, and the interfaces on which peers are met.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,10 +16,12 @@ use libp2p::{
     },
 };
 
+use crate::interfaces::Interfaces;
+
 /// Bans kept at a time; when more are asked for, the one that would end first ends now.
 pub(crate) const MAX_BANS: usize = 4096;
 
-/// A connection with a peer that is banned or not on the allow-list.
+/// A connection that is not wanted.
 #[derive(Debug, thiserror::Error)]
 #[error("peer {peer} is {reason}")]
 struct Refused {
@@ -30,12 +32,13 @@ struct Refused {
 /// The behaviour that refuses connections by peer, in both directions.
 pub(crate) struct Behaviour {
     allowed: Option<HashSet<PeerId>>,
+    interfaces: Interfaces,
     bans: HashMap<PeerId, Instant>,
 }
 
 impl Behaviour {
-    pub(crate) fn new(allowed: Option<Vec<PeerId>>) -> Self {
-        Self { allowed: allowed.map(HashSet::from_iter), bans: HashMap::new() }
+    pub(crate) fn new(allowed: Option<Vec<PeerId>>, interfaces: Interfaces) -> Self {
+        Self { allowed: allowed.map(HashSet::from_iter), interfaces, bans: HashMap::new() }
     }
 
     /// Refuses a peer until an instant; an earlier ban is never shortened.
@@ -101,11 +104,16 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        address: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.check(peer)?;
+        // The directory dials by itself; what we dial has been looked at before.
+        if !self.interfaces.lead_to(address) {
+            let reason = "reached over an interface that is not configured";
+            return Err(ConnectionDenied::new(Refused { peer, reason }));
+        }
         Ok(dummy::ConnectionHandler)
     }
 
@@ -127,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_ban_ends_by_itself_and_is_never_shortened() {
-        let mut access = Behaviour::new(None);
+        let mut access = Behaviour::new(None, Interfaces::default());
         let (now, peer) = (Instant::now(), PeerId::random());
         assert_eq!(access.refusal(&peer, now), None);
         access.ban(peer, now + Duration::from_secs(10), now);
@@ -138,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_table_of_bans_is_bounded_and_loses_the_shortest_first() {
-        let mut access = Behaviour::new(None);
+        let mut access = Behaviour::new(None, Interfaces::default());
         let now = Instant::now();
         let short = PeerId::random();
         access.ban(short, now + Duration::from_secs(1), now);
@@ -152,7 +160,7 @@ mod tests {
     #[test]
     fn an_allow_list_refuses_everybody_else() {
         let friend = PeerId::random();
-        let access = Behaviour::new(Some(vec![friend]));
+        let access = Behaviour::new(Some(vec![friend]), Interfaces::default());
         assert_eq!(access.refusal(&friend, Instant::now()), None);
         assert!(access.refusal(&PeerId::random(), Instant::now()).is_some());
     }

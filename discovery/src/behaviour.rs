@@ -13,6 +13,7 @@ use crate::{
     config::NetworkConfig,
     dht::{self, Guarded},
     identity::Identity,
+    interfaces::Interfaces,
     streams,
 };
 
@@ -47,7 +48,10 @@ impl Behaviour {
     ) -> Self {
         let local = identity.peer_id();
         Self {
-            access: access::Behaviour::new(config.allowed_peers.clone()),
+            access: access::Behaviour::new(
+                config.allowed_peers.clone(),
+                Interfaces::new(config.interfaces.clone()),
+            ),
             limits: connection_limits::Behaviour::new(limits(config)),
             memory: memory_connection_limits::Behaviour::with_max_bytes(config.max_memory_bytes),
             identify: identify::Behaviour::new(

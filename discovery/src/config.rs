@@ -15,6 +15,8 @@ pub const DEFAULT_PORT: u16 = 5381;
 pub const MAX_STATIC_PEERS: usize = 256;
 /// Largest number of listen addresses.
 pub const MAX_LISTEN_ADDRESSES: usize = 64;
+/// Largest number of interfaces that may be named.
+pub const MAX_INTERFACES: usize = 64;
 
 /// Settings of the swarm. Every value is checked by [`Network::start`](crate::Network::start).
 #[derive(Debug, Clone)]
@@ -39,6 +41,10 @@ pub struct NetworkConfig {
     pub max_memory_bytes: usize,
     /// A private swarm: only these peers are ever connected with. `None` lets anybody in.
     pub allowed_peers: Option<Vec<PeerId>>,
+    /// Names of the network interfaces on which peers are met; none is all of them. An address of `listen` that says
+    /// "any" then means each address of theirs, as they come and go. Multicast is still sent on every interface and
+    /// tells those addresses only.
+    pub interfaces: Vec<String>,
     /// Time in which `open_stream` must have a stream, dialling included.
     pub open_timeout: Duration,
     /// Time after which a connection without a stream is closed. Those of the local network are kept as long as
@@ -62,6 +68,7 @@ impl Default for NetworkConfig {
             max_connections_per_peer: 4,
             max_memory_bytes: 2 << 30,
             allowed_peers: None,
+            interfaces: Vec::new(),
             open_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(600),
             provider_ttl: Duration::from_secs(24 * 3600),
@@ -80,6 +87,10 @@ impl NetworkConfig {
         }
         if self.peers.len() > MAX_STATIC_PEERS {
             return wrong("peers", format!("{} peers, at most {MAX_STATIC_PEERS}", self.peers.len()));
+        }
+        if self.interfaces.len() > MAX_INTERFACES {
+            let reason = format!("{} interfaces, at most {MAX_INTERFACES}", self.interfaces.len());
+            return wrong("interfaces", reason);
         }
         if let Some(address) = self.listen.iter().find(|address| !is_listen_address(address)) {
             return wrong(

@@ -13,6 +13,7 @@ mod dht;
 pub mod directory;
 mod error;
 mod identity;
+mod interfaces;
 mod network;
 mod peers;
 mod prefix;
@@ -24,7 +25,7 @@ mod task;
 mod tests;
 mod transport;
 
-pub use config::{DEFAULT_PORT, MAX_LISTEN_ADDRESSES, MAX_STATIC_PEERS, NetworkConfig};
+pub use config::{DEFAULT_PORT, MAX_INTERFACES, MAX_LISTEN_ADDRESSES, MAX_STATIC_PEERS, NetworkConfig};
 pub use dht::{KAD_PROTOCOL, MAX_ADVERTISED_KEYS};
 pub use directory::{MAX_PROVIDERS, MemoryDirectory, MemoryWorld, ProviderDirectory, ProviderKey};
 pub use error::{DirectoryError, IdentityError, NetworkError};

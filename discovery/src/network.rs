@@ -100,6 +100,13 @@ impl Network {
         self.inner.announced.get(peer)
     }
 
+    /// Whether the task behind this handle answers. It does as long as it runs, however long that takes under load;
+    /// a caller with no time sets its own limit.
+    pub async fn responds(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Respond { reply }).await.is_ok() && answer.await.is_ok()
+    }
+
     /// Arrivals and departures from now on. A subscriber that lags by more than 1024 events misses some and is
     /// told so.
     pub fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {

@@ -107,7 +107,8 @@ impl Task {
         addresses
     }
 
-    fn dial_addresses(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+    fn dial_addresses(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) {
+        addresses.retain(|address| self.interfaces.lead_to(address));
         if addresses.is_empty() {
             return;
         }
@@ -236,7 +237,14 @@ impl Task {
         let Resolution { id, address, peer, failures } = resolution;
         let now = Instant::now();
         let addresses = match resolved {
-            Ok(addresses) if !addresses.is_empty() => addresses,
+            Ok(mut addresses) if !addresses.is_empty() => {
+                addresses.retain(|address| self.interfaces.lead_to(address));
+                if addresses.is_empty() {
+                    let reason = "the way there leads over none of the configured interfaces";
+                    return self.on_unresolved(id, &address, reason, now);
+                }
+                addresses
+            }
             Ok(_) => return self.on_unresolved(id, &address, "it has no address of the wanted kind", now),
             Err(reason) => return self.on_unresolved(id, &address, &reason, now),
         };

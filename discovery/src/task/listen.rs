@@ -28,17 +28,25 @@ impl Task {
     pub(crate) async fn listen(&mut self) -> Result<(), NetworkError> {
         let mut pending: HashMap<ListenerId, Multiaddr> = HashMap::new();
         let mut skipped = None;
+        let wanted = self.wanted_addresses();
+        self.next_look = self.first_look();
+        if wanted.is_empty() && !self.config.listen.is_empty() {
+            tracing::warn!(
+                interfaces = self.config.interfaces.join(" "),
+                "none of the interfaces has an address yet: no peer reaches this node before"
+            );
+        }
         // All of them before the first of ours is bound, which would be in the way.
-        for address in &self.config.listen {
+        for address in &wanted {
             check_free(address).map_err(|error| NetworkError::Listen {
                 address: address.clone(),
                 reason: error.to_string(),
             })?;
         }
-        for address in self.config.listen.clone() {
+        for address in wanted {
             match self.swarm.listen_on(address.clone()) {
                 Ok(id) => {
-                    self.listeners.insert(id);
+                    self.listeners.insert(id, address.clone());
                     pending.insert(id, address);
                 }
                 Err(error) => {
@@ -91,7 +99,7 @@ impl Task {
 
     /// Closes all listeners.
     pub(super) fn stop_listening(&mut self) {
-        for id in self.listeners.drain().collect::<Vec<_>>() {
+        for (id, _) in self.listeners.drain().collect::<Vec<_>>() {
             self.swarm.remove_listener(id);
         }
         self.listening.write().unwrap_or_else(PoisonError::into_inner).clear();

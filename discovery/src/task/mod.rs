@@ -3,18 +3,19 @@
 mod dial;
 mod directory;
 mod events;
+mod follow;
 mod listen;
 mod multicast;
 mod resolve;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::StreamExt;
-use libp2p::{PeerId, Swarm, core::transport::ListenerId, kad, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, Swarm, core::transport::ListenerId, kad, swarm::ConnectionId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     dht::Publisher,
     directory::ProviderKey,
     error::DirectoryError,
+    interfaces::Interfaces,
     network::ListenAddresses,
     peers::{Announced, Peers},
     redial::{Redial, TargetId},
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Withdraw { key: ProviderKey, reply: oneshot::Sender<Result<(), DirectoryError>> },
     /// Ask who holds something.
     Find { key: ProviderKey, limit: usize, reply: oneshot::Sender<Result<Vec<PeerId>, DirectoryError>> },
+    /// Say that the task still takes commands.
+    Respond { reply: oneshot::Sender<()> },
     /// End.
     Shutdown,
 }
@@ -62,7 +66,10 @@ pub(crate) struct Task {
     config: NetworkConfig,
     commands: mpsc::Receiver<Command>,
     listening: ListenAddresses,
-    listeners: HashSet<ListenerId>,
+    /// What is listened on, as it was asked for.
+    listeners: HashMap<ListenerId, Multiaddr>,
+    interfaces: Interfaces,
+    next_look: Option<Instant>,
     peers: Peers,
     book: AddressBook,
     redial: Redial,
@@ -91,12 +98,15 @@ impl Task {
         for address in &config.peers {
             redial.add_static(address.clone(), now);
         }
+        let interfaces = Interfaces::new(config.interfaces.clone());
         Self {
             swarm,
             config,
             commands,
             listening,
-            listeners: HashSet::new(),
+            listeners: HashMap::new(),
+            interfaces,
+            next_look: None,
             peers: Peers::new(announced),
             book: AddressBook::default(),
             redial,
@@ -135,6 +145,7 @@ impl Task {
         self.fall_back_due(now);
         self.publish_due(now);
         self.resume_multicast(now);
+        self.follow_interfaces(now);
         self.answer_overdue_lookups(now);
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP_INTERVAL;
@@ -148,10 +159,9 @@ impl Task {
         let fallback = self.attempts.values().filter_map(|attempt| attempt.fall_back_at).min();
         let lookup = self.lookups.values().map(|lookup| lookup.deadline).min();
         let publish = self.config.dht.then(|| self.publisher.deadline());
-        [self.peers.deadline(), self.redial.deadline(), self.multicast.resume_at, fallback, lookup, publish]
-            .into_iter()
-            .flatten()
-            .fold(self.next_sweep, Instant::min)
+        let own = [self.peers.deadline(), self.redial.deadline(), self.multicast.resume_at, self.next_look];
+        let first = own.into_iter().chain([fallback, lookup, publish]).flatten();
+        first.fold(self.next_sweep, Instant::min)
     }
 
     fn on_command(&mut self, command: Command) {
@@ -170,6 +180,10 @@ impl Task {
                 let _ = reply.send(Ok(()));
             }
             Command::Find { key, limit, reply } => self.find(key, limit, reply),
+            Command::Respond { reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
             Command::Shutdown => {}
         }
     }

@@ -53,7 +53,7 @@ impl Task {
 
     fn on_discovered(&mut self, peer: PeerId, address: Multiaddr, now: Instant) {
         let local = *self.swarm.local_peer_id();
-        if peer == local {
+        if peer == local || !self.interfaces.lead_to(&address) {
             return;
         }
         self.book.add(peer, [address], Reach::Link, now);

@@ -262,3 +262,30 @@ async fn dropping_every_handle_ends_the_network() {
     assert!(incoming.next().await.is_none());
     eventually("the peer to go", async || a.network.peer(&b_id).is_none()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_are_met_on_the_named_interfaces_only() {
+    let on = |names: &[&str], peers: Vec<Multiaddr>| NetworkConfig {
+        interfaces: names.iter().map(|name| (*name).to_owned()).collect(),
+        listen: ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"].map(|a| a.parse().unwrap()).into(),
+        ..quiet(peers)
+    };
+    let a = start(on(&["lo"], Vec::new())).await;
+    let listening = a.network.listen_addrs();
+    let is_loopback = |address: &Multiaddr| address.to_string().starts_with("/ip4/127.0.0.1/");
+    assert!(listening.len() == 2 && listening.iter().all(is_loopback), "{listening:?}");
+    let elsewhere = start(on(&["none-such"], vec![a.address()])).await;
+    assert!(elsewhere.network.listen_addrs().is_empty());
+    let b = start(on(&["lo", "none-such"], vec![a.address()])).await;
+    b.sees(&a).await;
+    // It began before b and has not come by now.
+    assert!(a.network.peer(&elsewhere.id()).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_task_responds_until_it_is_shut_down() {
+    let a = start(quiet([])).await;
+    assert!(a.network.responds().await);
+    a.network.shutdown().await;
+    assert!(!a.network.responds().await);
+}
