@@ -14,7 +14,8 @@ fn main() -> ExitCode {
         return restart_without_key_log();
     }
     use_small_pages();
-    p2p_cache::cli::run(std::env::args_os(), async |config| p2p_cache::daemon::run(config).await)
+    let listener = p2p_cache::daemon::inherited_listener();
+    p2p_cache::cli::run(std::env::args_os(), async |config| p2p_cache::daemon::run(config, listener).await)
 }
 
 /// Where the kernel gives huge pages to everybody, the allocator's half-used ones made 50 MiB of an idle node's 70, and

@@ -45,6 +45,9 @@ impl Printed {
 
 /// The value as JSON without credentials: a list, true or false, or the text as it was written.
 fn shown(value: &Effective) -> Value {
+    if matches!(value.source, Source::Credential { .. }) {
+        return Value::String("***".to_owned());
+    }
     let mut texts = value.texts.iter().map(|text| redact(text));
     if value.setting.is_list() {
         return texts.collect::<Vec<_>>().into();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use super::credentials;
 use super::fault::{Fault, Source};
 use super::layers::{Given, Item};
 use super::settings::{EMPTY_LIST, ENVIRONMENT_PREFIX, SETTINGS, Setting};
@@ -75,6 +76,12 @@ impl Surroundings {
             .ok_or_else(|| "has no default, because neither XDG_STATE_HOME nor HOME is set".to_owned())
     }
 
+    /// The settings that credentials give, and what is wrong with them.
+    pub(super) fn credentials(&self) -> (Vec<Given>, Vec<Fault>) {
+        let directory = self.variable(credentials::DIRECTORY_VARIABLE).map(Path::new);
+        directory.map(credentials::read).unwrap_or_default()
+    }
+
     /// The settings that variables give, and what is wrong with the variables of our prefix.
     pub(super) fn read(&self) -> (Vec<Given>, Vec<Fault>) {
         let mut given = Vec::new();
@@ -104,7 +111,7 @@ impl Surroundings {
 }
 
 /// A list is separated by commas or white space; empty text is an empty list.
-fn items(setting: &Setting, text: &str) -> Vec<Item> {
+pub(super) fn items(setting: &Setting, text: &str) -> Vec<Item> {
     if !setting.is_list() {
         return vec![Item::new(text)];
     }

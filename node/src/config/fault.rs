@@ -18,6 +18,11 @@ pub enum Source {
         /// Line of the key; 0 when the fault concerns the whole file.
         line: usize,
     },
+    /// A secret that the service manager hands over.
+    Credential {
+        /// Its name, which is that of the key.
+        name: String,
+    },
     /// An environment variable.
     Environment {
         /// Its name.
@@ -36,6 +41,7 @@ impl fmt::Display for Source {
             Source::Default => f.write_str("default"),
             Source::File { path, line: 0 } => write!(f, "{}", path.display()),
             Source::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Source::Credential { name } => write!(f, "credential {name}"),
             Source::Environment { name } => write!(f, "environment {name}"),
             Source::Flag { name } => write!(f, "flag {name}"),
         }

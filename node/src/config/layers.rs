@@ -1,4 +1,4 @@
-//! Built-in defaults below the file, the file below the environment, the environment below flags.
+//! Built-in defaults below the file, the file below credentials, those below the environment, all below flags.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -73,14 +73,14 @@ impl std::fmt::Debug for Loaded {
 }
 
 /// Reads all layers, checks every value of every layer (one that is overridden, too) and then the whole.
-/// Opens nothing but the configuration file.
+/// Opens nothing but the configuration file and the credentials.
 ///
 /// # Errors
 /// Every fault that was found.
 pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, ConfigError> {
     let path = config_file(flags, surroundings);
     let (mut given, mut faults) = path.as_deref().map(file::read).unwrap_or_default();
-    for (values, problems) in [surroundings.read(), read_flags(flags)] {
+    for (values, problems) in [surroundings.credentials(), surroundings.read(), read_flags(flags)] {
         given.extend(values);
         faults.extend(problems);
     }
@@ -189,7 +189,9 @@ impl Merge {
                 }
             };
             if let Err(problem) = outcome {
-                self.fault(setting, source.clone(), Some(text.clone()), problem);
+                let is_secret = matches!(source, Source::Credential { .. });
+                let shown = (!is_secret).then(|| text.clone());
+                self.fault(setting, source.clone(), shown, problem);
             }
         }
         if let Some(value) = self.values.iter_mut().find(|value| value.setting.key == setting.key) {

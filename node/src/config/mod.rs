@@ -1,10 +1,11 @@
-//! Configuration in layers: built-in default, TOML file, environment, flags; the later wins.
+//! Configuration in layers: built-in default, TOML file, credentials, environment, flags; the later wins.
 //!
 //! [`SETTINGS`] describes every setting once; [`load`] reads all layers, reports every fault at once with
 //! place and remedy, and yields a plain [`Config`] for the daemon beside the origin of each value.
-//! Nothing but the configuration file is opened.
+//! Nothing but the configuration file and the credentials is opened.
 
 mod checks;
+mod credentials;
 mod environment;
 mod fault;
 mod file;

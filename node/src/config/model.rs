@@ -37,6 +37,10 @@ pub struct Config {
     pub never_share: Vec<NamePattern>,
     /// Whether nodes on the local network are found by multicast DNS.
     pub mdns: bool,
+    /// Names of the network interfaces on which peers are met; none is all of them.
+    pub interfaces: Vec<String>,
+    /// Whether what is sent costs money: nothing is uploaded then.
+    pub metered: bool,
     /// Whether the wide-area hash table is used.
     pub dht: bool,
     /// Limit of the blob store in bytes; `None` is unlimited.
@@ -76,6 +80,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// How far blobs travel after all that bears on it: not at all over a metered connection.
+    #[must_use]
+    pub fn effective_share(&self) -> Share {
+        if self.metered { Share::None } else { self.share }
+    }
+
     /// A configuration in which nothing is set yet; the defaults of the settings table fill it.
     pub(super) fn blank() -> Config {
         Config {
@@ -91,6 +101,8 @@ impl Config {
             publish: Vec::new(),
             never_share: Vec::new(),
             mdns: true,
+            interfaces: Vec::new(),
+            metered: false,
             dht: true,
             max_store_size: None,
             upload_rate: None,

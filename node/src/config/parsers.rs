@@ -120,6 +120,16 @@ pub(super) fn name_pattern(text: &str) -> Result<NamePattern, String> {
     text.parse().map_err(|error: NamePatternError| error.to_string())
 }
 
+/// Linux allows 15 bytes, and names neither with a slash nor with white space.
+pub(super) fn interface(text: &str) -> Result<String, String> {
+    const MAX_INTERFACE_NAME_BYTES: usize = 15;
+    let printable = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
+    if text.is_empty() || text.len() > MAX_INTERFACE_NAME_BYTES || !text.bytes().all(printable) {
+        return Err("is not the name of a network interface".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A number from 1 to `max`.
 pub(super) fn count(text: &str, max: u32) -> Result<u32, String> {
     match text.parse::<u64>() {
@@ -233,7 +243,7 @@ mod tests {
             let _ = (path(&text), socket_address(&text), listen_address(&text), peer_address(&text));
             let _ = (origin_url(&text), public_key(&text), peer_id(&text), share(&text), boolean(&text));
             let _ = (published_path(&text), name_pattern(&text));
-            let _ = (count(&text, 3), salt(&text), log_filter(&text));
+            let _ = (count(&text, 3), salt(&text), log_filter(&text), interface(&text));
         }
 
         #[test]

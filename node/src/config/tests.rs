@@ -33,6 +33,12 @@ fn file(directory: &tempfile::TempDir, text: &str) -> Flags {
     Flags { config_file: Some(path), values: Vec::new() }
 }
 
+fn handed(directory: &tempfile::TempDir) -> Surroundings {
+    let mut surroundings = home();
+    surroundings.variables.insert("CREDENTIALS_DIRECTORY".into(), directory.path().into());
+    surroundings
+}
+
 fn toml_line(setting: &Setting, text: &str) -> String {
     match (setting.is_switch(), setting.is_list()) {
         (true, _) => format!("{} = {text}", setting.key),
@@ -119,6 +125,8 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("extra-shared-keys", |c| c.extra_shared_keys.len() == 1 && c.shared_public_keys.len() == 1),
     ("publish", |c| c.publish.len() == 1 && c.publish[0].name() == Some("hello-2.12.1")),
     ("never-share", |c| c.never_share.len() == 1 && c.never_share[0].matches("my-secrets-1")),
+    ("metered", |c| c.metered && c.effective_share() == crate::sharing::Share::None),
+    ("interfaces", |c| c.interfaces == ["enp1s0"]),
     ("no-mdns", |c| !c.mdns),
     ("no-dht", |c| !c.dht),
     ("max-store-size", |c| c.max_store_size == Some(200 << 20)),
@@ -146,7 +154,7 @@ fn every_setting_has_its_effect_from_every_layer() {
     let known: BTreeSet<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
     assert_eq!(tested, known, "a setting without a test of its effect");
     let defaults = load(&Flags::default(), &home()).unwrap().config;
-    let directory = tempfile::tempdir().unwrap();
+    let (directory, secrets) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for (key, effect) in EFFECTS {
         let setting = Setting::find(key).unwrap();
         assert!(!effect(&defaults), "{key}: its example is the default");
@@ -154,7 +162,10 @@ fn every_setting_has_its_effect_from_every_layer() {
         let by_variable =
             load(&Flags::default(), &with_variable(&setting.variable(), setting.example)).unwrap();
         let by_file = load(&file(&directory, &toml_line(setting, setting.example)), &home()).unwrap();
-        for loaded in [&by_flag, &by_variable, &by_file] {
+        std::fs::write(secrets.path().join(key), format!("{}\n", setting.example)).unwrap();
+        let by_secret = load(&Flags::default(), &handed(&secrets)).unwrap();
+        std::fs::remove_file(secrets.path().join(key)).unwrap();
+        for loaded in [&by_flag, &by_variable, &by_file, &by_secret] {
             assert!(effect(&loaded.config), "{key} from {}", effective(loaded, key).source);
         }
         assert_eq!(effective(&by_flag, key).source.to_string(), format!("flag --{key}"));
@@ -162,6 +173,7 @@ fn every_setting_has_its_effect_from_every_layer() {
             effective(&by_variable, key).source.to_string(),
             format!("environment {}", setting.variable())
         );
+        assert_eq!(effective(&by_secret, key).source.to_string(), format!("credential {key}"));
         assert!(effective(&by_file, key).source.to_string().ends_with("p2p-cache.toml:1"));
         assert_eq!(effective(&by_file, key).texts, [setting.example]);
     }
@@ -393,6 +405,38 @@ fn credentials_stay_out_of_messages() {
     assert!(found[0].contains("***@host") && !found[0].contains("secret"), "{found:?}");
     let found = faults(&flag("origin", &["http://user:secret@h", "http://user:secret@h/"]), &home());
     assert!(!found[0].contains("secret"), "{found:?}");
+}
+
+#[test]
+fn a_credential_beats_the_file_and_its_value_stays_out_of_messages() {
+    let (directory, secrets) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let write = |name: &str, text: &str| std::fs::write(secrets.path().join(name), text).unwrap();
+    write("origin", "https://user:secret@one/\nhttps://user:secret@two/\n");
+    let loaded = load(&file(&directory, "origin = [\"http://open\"]"), &handed(&secrets)).unwrap();
+    assert_eq!(loaded.config.origins.len(), 2);
+    let mut surroundings = handed(&secrets);
+    surroundings.variables.insert("P2P_CACHE_ORIGIN".into(), "http://variable".into());
+    assert_eq!(
+        load(&Flags::default(), &surroundings).unwrap().config.origins[0].as_str(),
+        "http://variable/"
+    );
+
+    write("origin", "secret");
+    write("orign", "x");
+    write("swarm-salt", &"s".repeat(70_000));
+    let found = faults(&Flags::default(), &handed(&secrets));
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].starts_with("credential origin: origin is not a URL"), "{found:?}");
+    assert!(found[1].contains("credential orign: is not a known key; did you mean origin?"), "{found:?}");
+    assert!(
+        found[2].contains("credential swarm-salt") && found[2].contains("longer than 64 KiB"),
+        "{found:?}"
+    );
+    assert!(!found.concat().contains("secret"), "{found:?}");
+    let missing = Path::new("/none/such");
+    let mut surroundings = home();
+    surroundings.variables.insert("CREDENTIALS_DIRECTORY".into(), missing.into());
+    assert!(faults(&Flags::default(), &surroundings)[0].contains("/none/such: cannot be read"));
 }
 
 #[test]

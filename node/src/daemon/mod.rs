@@ -1,5 +1,6 @@
 //! The daemon: everything is built here, in the order of its dependencies, and taken down in the reverse one.
 
+mod activation;
 mod announcer;
 mod collector;
 mod holdings;
@@ -7,8 +8,11 @@ mod names;
 mod peers;
 mod signals;
 mod status;
+mod watchdog;
 
 use std::error::Error;
+use std::io;
+use std::net::TcpListener;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +22,7 @@ use p2p_cache_http_gateway::{Gateway, GatewayConfig, GatewayMetrics};
 use p2p_cache_protocol::TrustedKeys;
 use prometheus_client::registry::Registry;
 
+pub use self::activation::inherited_listener;
 use self::announcer::Announcer;
 use self::collector::NodeCollector;
 use self::names::NameKeeper;
@@ -42,15 +47,17 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(9);
 /// Why the daemon could not start or run.
 pub type DaemonError = Box<dyn Error + Send + Sync>;
 
-/// Runs a node until SIGTERM or SIGINT.
+/// Runs a node until SIGTERM or SIGINT. `listener` is what [`inherited_listener`] said; without one the node listens where
+/// the configuration says.
 ///
 /// # Errors
 /// When something that it needs cannot be opened: state directory, identity, listen addresses.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
+pub async fn run(config: Config, listener: io::Result<Option<TcpListener>>) -> Result<(), DaemonError> {
     let signals = signals::Termination::listen()?;
-    let daemon = Daemon::start(&config).await?;
+    let daemon = Daemon::start(&config, listener?).await?;
     println!("ready http=http://{} peer={}", daemon.http_addr(), daemon.peer_addr());
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    let _watchdog = watchdog::start(daemon.http_addr(), daemon.network.clone());
     let signal = signals.wait().await;
     tracing::info!(signal, "shutting down");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
@@ -78,7 +85,7 @@ impl Daemon {
     ///
     /// # Errors
     /// See [`run`].
-    pub async fn start(config: &Config) -> Result<Self, DaemonError> {
+    pub async fn start(config: &Config, listener: Option<TcpListener>) -> Result<Self, DaemonError> {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let store = BlobStore::open(store_config(config)).await?;
@@ -134,13 +141,20 @@ impl Daemon {
             metrics,
         ));
         let gateway = Gateway::bind(
-            GatewayConfig { address: config.http, shutdown_grace: HTTP_GRACE, ..GatewayConfig::default() },
+            gateway_config(config, listener),
             Arc::new(artifacts),
             status.clone(),
             Arc::new(registry),
             gateway_metrics,
         )
         .await?;
+        if config.http.port() != 0 && gateway.local_addr() != config.http {
+            tracing::warn!(
+                socket = %gateway.local_addr(), http = %config.http,
+                "the service manager listens elsewhere than the setting http says, where other commands look for the \
+                 node: make ListenStream= of p2p-cache.socket and http agree"
+            );
+        }
         if !gateway.local_addr().ip().is_loopback() {
             tracing::warn!(
                 http = %gateway.local_addr(),
@@ -205,7 +219,7 @@ fn on_commit(announcer: &Announcer, policy: &Arc<SharingPolicy>) -> OnCommit {
 fn sharing_rules(config: &Config) -> SharingRules {
     let keys = config.shared_public_keys.iter().chain(&config.extra_shared_keys);
     SharingRules {
-        share: config.share,
+        share: config.effective_share(),
         public_keys: keys.cloned().collect(),
         publish: config.publish.clone(),
         never: config.never_share.clone(),
@@ -232,6 +246,15 @@ fn at_least_one(value: u32) -> NonZeroU32 {
     NonZeroU32::new(value).unwrap_or(NonZeroU32::MIN)
 }
 
+fn gateway_config(config: &Config, listener: Option<TcpListener>) -> GatewayConfig {
+    GatewayConfig {
+        address: config.http,
+        listener: listener.map(Arc::new),
+        shutdown_grace: HTTP_GRACE,
+        ..GatewayConfig::default()
+    }
+}
+
 fn store_config(config: &Config) -> StoreConfig {
     StoreConfig { max_bytes: config.max_store_size, ..StoreConfig::new(&config.state_dir) }
 }
@@ -255,6 +278,7 @@ fn network_config(config: &Config) -> NetworkConfig {
         mdns: config.mdns,
         dht: config.dht,
         allowed_peers: config.allowed_peers.clone(),
+        interfaces: config.interfaces.clone(),
         ..NetworkConfig::default()
     }
 }
