@@ -138,6 +138,22 @@ fn every_label_of_the_metrics_is_on_the_page() {
     }
 }
 
+/// The commented example that packages install is made by the program itself.
+#[test]
+fn the_example_configuration_of_packages_is_that_of_the_code() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let generated = daemon::p2p_cache(&["generate", "config", &directory.path().display().to_string()]);
+    assert!(generated.status.success());
+    let text = fs::read_to_string(directory.path().join("p2p-cache.toml")).expect("the example");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../node/dist/p2p-cache.toml");
+    if std::env::var_os(UPDATE_VARIABLE).is_some() {
+        fs::write(&path, text).expect("the example is written");
+    } else {
+        let written = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(written, text, "rewrite node/dist/p2p-cache.toml with {UPDATE_VARIABLE}=1");
+    }
+}
+
 #[test]
 fn the_example_files_of_the_configuration_page_are_accepted() {
     let page = page();

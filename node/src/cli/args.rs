@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::flags::{Client, Everything, SettingFlags, State, Store};
 use crate::config::{SETTINGS, Setting};
@@ -75,6 +75,9 @@ The printed lines are valid TOML: they can be put into a configuration file.")]
   p2p-cache id
   p2p-cache id --create --state-dir /var/lib/p2p-cache")]
     Id(IdArgs),
+    /// Write what packages install beside the program
+    #[command(hide = true)]
+    Generate(GenerateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +160,25 @@ pub(super) struct IdArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) settings: SettingFlags<State>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// What to write
+    pub(super) what: Generated,
+    /// Where to write it
+    pub(super) directory: PathBuf,
+}
+
+/// Files that are made from the command line and the settings.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Generated {
+    /// Completions for bash, fish and zsh
+    Completions,
+    /// Manual pages
+    Man,
+    /// An example configuration file
+    Config,
 }
 
 /// The command line as clap parses it; `serve --help` and `config --help` list the settings without a flag.

@@ -9,6 +9,7 @@ mod config;
 mod console;
 mod error;
 mod flags;
+mod generate;
 mod get;
 mod id;
 mod log;
@@ -77,6 +78,9 @@ fn execute(
     console: &Console,
     serve: impl AsyncFnOnce(Config) -> Result<(), Box<dyn Error + Send + Sync>>,
 ) -> Result<(), CliError> {
+    if let Command::Generate(args) = &command {
+        return generate::run(console, args.what, &args.directory);
+    }
     let loaded = load(command.flags(), surroundings)?;
     if let Command::Config(args) = &command {
         return config::run(console, &loaded, args.check, args.json);
@@ -105,10 +109,12 @@ async fn dispatch(
         Command::Verify(args) => maintain::verify(console, &config, args.json).await,
         Command::Gc(args) => maintain::gc(console, &config, args.json).await,
         Command::Id(args) => id::run(console, config.state_dir, args.create, args.json).await,
-        // Needs no runtime and was answered before.
-        Command::Config(_) => Ok(()),
+        // Need no runtime and were answered before.
+        Command::Config(_) | Command::Generate(_) => Ok(()),
     }
 }
+
+static NO_FLAGS: Flags = Flags { config_file: None, values: Vec::new() };
 
 impl Command {
     fn flags(&self) -> &Flags {
@@ -121,6 +127,8 @@ impl Command {
             Command::Gc(args) => &args.settings.flags,
             Command::Config(args) => &args.settings.flags,
             Command::Id(args) => &args.settings.flags,
+            // Has no settings.
+            Command::Generate(_) => &NO_FLAGS,
         }
     }
 }

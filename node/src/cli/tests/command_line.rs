@@ -194,6 +194,31 @@ fn config_prints_values_with_their_sources() {
 }
 
 #[test]
+fn generate_writes_completions_manual_pages_and_an_example() {
+    let home = Home::new();
+    let written = |what: &str| {
+        let directory = home.path().join(what);
+        let outcome = home.run(["generate", what, directory.to_str().unwrap()]);
+        assert_eq!(outcome.code, 0, "{}", outcome.err);
+        let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().file_name());
+        let mut names: Vec<String> = files.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(written("completions"), ["_p2p-cache", "p2p-cache.bash", "p2p-cache.fish"]);
+    let pages = written("man");
+    assert!(pages.contains(&"p2p-cache.1".to_owned()), "{pages:?}");
+    for command in COMMANDS {
+        assert!(pages.contains(&format!("p2p-cache-{command}.1")), "{command}: {pages:?}");
+    }
+    assert!(!pages.concat().contains("generate"), "{pages:?}");
+    assert_eq!(written("config"), ["p2p-cache.toml"]);
+    let file = home.path().join("config/p2p-cache.toml");
+    assert_eq!(home.run(["config", "--check", "--config", file.to_str().unwrap()]).code, 0);
+    assert_eq!(home.run(["generate", "money", "/tmp"]).code, EXIT_USAGE);
+}
+
+#[test]
 fn the_id_is_stable_and_made_only_on_demand() {
     let home = Home::new();
     let missing = home.run(["id"]);
