@@ -31,7 +31,7 @@ rustPlatform.buildRustPackage {
     $out/bin/p2p-cache generate man man
     installManPage man/*
     $out/bin/p2p-cache generate completions completions
-    installShellCompletion completions/*
+    installShellCompletion --bash completions/p2p-cache.bash --fish completions/p2p-cache.fish --zsh completions/_p2p-cache
   '';
 
   meta = {

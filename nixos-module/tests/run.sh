@@ -24,6 +24,19 @@ checks=$(nix-instantiate --eval --strict --json nixos-module/tests/eval.nix | py
 text '(import ./nixos-module/tests/vm.nix { inherit (shim) pkgs; }).testScript' |
     python3 -c 'import ast, sys; ast.parse(sys.stdin.read())'
 
+# What the documentation tells people to write is sound.
+python3 - README.md docs/quick-start.md >"$work/examples.nix" <<'PYTHON'
+import re, sys
+
+pages = [open(page, encoding="utf-8").read() for page in sys.argv[1:]]
+blocks = [block.strip() for page in pages for block in re.findall(r"```nix\n(.*?)```", page, re.S)]
+print("[\n" + "\n".join(f"({block})" for block in blocks) + "\n]")
+PYTHON
+unsound=$(value "builtins.filter (example: !(example ? outputs) && (shim.evaluate { user = example.services.p2p-cache; }).failed != [ ])
+    (import $work/examples.nix)")
+[ "$unsound" = "[]" ] || { echo "not sound in the documentation: $unsound" >&2; exit 1; }
+[ "$(value "builtins.length (import $work/examples.nix)")" -ge 5 ] || { echo "the documentation lacks examples" >&2; exit 1; }
+
 enabled='(shim.evaluate { user.enable = true; })'
 text "shim.serviceText $enabled.systemd.services.p2p-cache" >"$work/p2p-cache.service"
 text "shim.socketText $enabled.systemd.sockets.p2p-cache" >"$work/p2p-cache.socket"
