@@ -7,5 +7,6 @@ mod faults;
 mod garbage;
 mod limits;
 mod nix;
+mod page;
 mod shutdown;
 mod support;

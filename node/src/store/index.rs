@@ -339,6 +339,8 @@ fn store_hash(text: &[u8]) -> Option<StoreHash> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -390,7 +392,11 @@ mod tests {
     fn an_index_of_another_version_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(Index::open(dir.path(), 1 << 20).unwrap());
-        let db = sled::open(dir.path()).unwrap();
+        // sled gives its lock back from a thread of its own, a moment after the last handle is gone.
+        let db = (0..500).find_map(|_| {
+            sled::open(dir.path()).inspect_err(|_| std::thread::sleep(Duration::from_millis(10))).ok()
+        });
+        let db = db.expect("the lock is free");
         db.insert(VERSION_KEY, &[FORMAT_VERSION + 1]).unwrap();
         drop(db);
         assert!(matches!(Index::open(dir.path(), 1 << 20), Err(StoreError::Index { .. })));

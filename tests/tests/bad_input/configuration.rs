@@ -13,6 +13,9 @@ const EXIT_USAGE: i32 = 64;
 /// Settings that take any text but the empty one.
 const PATHS: [&str; 2] = ["state-dir", "nix-store"];
 
+/// Settings in which nearly any text means something.
+const FREE_TEXTS: [&str; 3] = ["swarm-salt", "log", "never-share"];
+
 /// `p2p-cache serve` with a harmless environment of loopback addresses, which flags and variables override.
 struct Serve {
     command: Command,
@@ -72,7 +75,7 @@ impl Serve {
 /// Values that a setting cannot have.
 fn nonsense(setting: &Setting) -> Vec<OsString> {
     let mut values = vec![OsString::from(setting.bad_example), OsString::from_vec(vec![b'a', 0xff, b'b'])];
-    if !PATHS.contains(&setting.key) && setting.key != "swarm-salt" && setting.key != "log" {
+    if !PATHS.contains(&setting.key) && !FREE_TEXTS.contains(&setting.key) {
         let texts = ["\u{1F4A9}", "-5", " ", "18446744073709551616", "../../etc/passwd", "%n%s{}"];
         values.extend(texts.map(OsString::from));
     }

@@ -15,7 +15,7 @@ fn bad_paths_and_hashes_are_answered_with_404_or_400() {
     let target = Target::new();
     let (hash, hex) = (target.package.narinfo.store_path.hash().to_string(), "a".repeat(64));
     let mut paths: Vec<String> =
-        ["/", "//", "/nar/", "/nar/x.nar", "/nar/-.nar", "/.narinfo", "/x.narinfo", "/%00"]
+        ["/page", "//", "/nar/", "/nar/x.nar", "/nar/-.nar", "/.narinfo", "/x.narinfo", "/%00"]
             .iter()
             .map(|path| (*path).to_owned())
             .collect();
