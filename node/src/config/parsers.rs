@@ -120,11 +120,12 @@ pub(super) fn name_pattern(text: &str) -> Result<NamePattern, String> {
     text.parse().map_err(|error: NamePatternError| error.to_string())
 }
 
-/// Linux allows 15 bytes, and names neither with a slash nor with white space.
+/// Linux allows 15 bytes of nearly anything; names that are in use begin like a word and have few signs in them.
 pub(super) fn interface(text: &str) -> Result<String, String> {
     const MAX_INTERFACE_NAME_BYTES: usize = 15;
-    let printable = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
-    if text.is_empty() || text.len() > MAX_INTERFACE_NAME_BYTES || !text.bytes().all(printable) {
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@+".contains(&byte);
+    let begins_well = text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_');
+    if !begins_well || text.len() > MAX_INTERFACE_NAME_BYTES || !text.bytes().all(usual) {
         return Err("is not the name of a network interface".to_owned());
     }
     Ok(text.to_owned())
