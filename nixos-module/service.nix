@@ -44,6 +44,6 @@
   RestrictSUIDSGID = true;
   SystemCallArchitectures = "native";
   SystemCallErrorNumber = "EPERM";
-  # Background work lowers its own priority; nothing else of @resources is allowed.
-  SystemCallFilter = [ "@system-service" "~@privileged @resources" "setpriority ioprio_set" ];
+  # Hashing in the background lowers its own priority; nothing else of @resources is allowed.
+  SystemCallFilter = [ "@system-service" "~@privileged @resources" "setpriority" ];
 }

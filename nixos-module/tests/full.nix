@@ -9,6 +9,7 @@
     peers = [ "/dns4/cache.office.example/tcp/5381" ];
     origins = [ "https://cache.example.org" "https://cache.nixos.org" ];
     trustedPublicKeys = [ "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
+    extraSharedKeys = [ "cache.example.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
     interfaces = [ "enp1s0" ];
     metered = true;
     settings = { no-dht = true; upload-slots = 4; };
