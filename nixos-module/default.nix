@@ -124,8 +124,8 @@ in
         services.p2p-cache: `extraSharedKeys` has no effect, because share = "none" gives nothing away. Remove one of the two.
       ''
       ++ optional (!isLocal) ''
-        services.p2p-cache: `settings.http` is ${cfg.settings.http}: whoever reaches that address can read everything that
-        this machine holds, whatever `share` says. Set it to 127.0.0.1:5380 unless that is meant.
+        services.p2p-cache: `settings.http` is ${cfg.settings.http}: other machines that reach that address read what
+        `share` and the shared keys let them, and make this one fetch it. Set it to 127.0.0.1:5380 unless that is meant.
       ''
       ++ optional (!elem substituter config.nix.settings.substituters) ''
         services.p2p-cache: `nix.settings.substituters` was forced and lacks ${substituter}, so Nix never asks the node.

@@ -1,6 +1,7 @@
 //! What the gateway needs from the layer above: artifacts by name, as streams of bytes.
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +25,13 @@ pub const BODY_CHUNK_BYTES: usize = 256 * 1024;
 /// did for that client alone.
 #[async_trait]
 pub trait ArtifactSource: Send + Sync + 'static {
+    /// What another machine, with this address, gets to see instead; `None` where there is nothing to hide. Asked once
+    /// for each connection that is not of this machine.
+    fn seen_from(&self, client: IpAddr) -> Option<Arc<dyn ArtifactSource>> {
+        let _ = client;
+        None
+    }
+
     /// The narinfo of a store path, already verified where it has to be. The gateway rewrites `url`, `compression`,
     /// `file_hash` and `file_size`, so their values do not matter.
     async fn narinfo(&self, hash: StoreHash) -> Result<NarInfo, SourceError>;

@@ -166,7 +166,7 @@ async fn node(peers: Arc<dyn Peers>, keys: TrustedKeys) -> Node {
     let engine =
         FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&peers), metrics, Box::new(|_, _| {}));
     let narinfos = NarInfos::new(store.clone(), origins, peers, keys, Arc::default());
-    let artifacts = Artifacts::new(store.clone(), engine, narinfos, Box::new(|_, _| {}));
+    let artifacts = Artifacts::new(store.clone(), engine, narinfos, Arc::default(), Box::new(|_, _| {}));
     Node { artifacts, store, _directory: directory }
 }
 

@@ -11,12 +11,12 @@ use axum::http::header::{
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use p2p_cache_protocol::{Digest, Sha256Digest, StoreHash};
 
-use super::App;
+use super::{App, Connection};
 use crate::answer::{Access, Refusal, refuse, within};
 use crate::body::ArtifactBody;
 use crate::conditional::{client_has_it, range_applies, wants_other_content};
 use crate::range::{Selection, select};
-use crate::{Artifact, SourceError};
+use crate::{Artifact, ArtifactSource, SourceError};
 
 /// What a URL names. Its digest is in the URL, so the entity tag is known before anybody is asked.
 #[derive(Clone, Copy, Debug)]
@@ -43,25 +43,32 @@ impl Wanted {
         })
     }
 
-    async fn size(&self, app: &App) -> Result<u64, SourceError> {
+    async fn size(&self, source: &dyn ArtifactSource) -> Result<u64, SourceError> {
         match *self {
-            Self::Nar { hash, nar_hash } => app.source.nar_size(hash, nar_hash).await,
-            Self::Blob(digest) => app.source.blob_size(digest).await,
+            Self::Nar { hash, nar_hash } => source.nar_size(hash, nar_hash).await,
+            Self::Blob(digest) => source.blob_size(digest).await,
         }
     }
 
-    async fn open(&self, app: &App) -> Result<Arc<dyn Artifact>, SourceError> {
+    async fn open(&self, source: &dyn ArtifactSource) -> Result<Arc<dyn Artifact>, SourceError> {
         match *self {
-            Self::Nar { hash, nar_hash } => app.source.nar(hash, nar_hash).await,
-            Self::Blob(digest) => app.source.blob(digest).await,
+            Self::Nar { hash, nar_hash } => source.nar(hash, nar_hash).await,
+            Self::Blob(digest) => source.blob(digest).await,
         }
     }
 }
 
 /// HEAD: the head of the GET without a range (ranges mean something for GET only), without any fetch.
-pub(super) async fn head(app: &App, wanted: Wanted, headers: &HeaderMap) -> Result<Response, Refusal> {
+pub(super) async fn head(
+    app: &App,
+    client: &Connection,
+    wanted: Wanted,
+    headers: &HeaderMap,
+) -> Result<Response, Refusal> {
     let etag = wanted.etag()?;
-    let size = within(app.answer_timeout, wanted.size(app)).await.map_err(|e| refuse(&e, Access::Read))?;
+    let size = within(app.answer_timeout, wanted.size(&*client.source))
+        .await
+        .map_err(|e| refuse(&e, Access::Read))?;
     if let Some(answer) = precondition(headers, &etag) {
         return Ok(answer);
     }
@@ -69,9 +76,14 @@ pub(super) async fn head(app: &App, wanted: Wanted, headers: &HeaderMap) -> Resu
 }
 
 /// GET: the whole or one range. Nothing is sent before the source says that bytes can flow.
-pub(super) async fn get(app: &App, wanted: Wanted, headers: &HeaderMap) -> Result<Response, Refusal> {
+pub(super) async fn get(
+    app: &App,
+    client: &Connection,
+    wanted: Wanted,
+    headers: &HeaderMap,
+) -> Result<Response, Refusal> {
     let etag = wanted.etag()?;
-    let prepared = within(app.answer_timeout, prepare(app, &wanted, headers, &etag)).await;
+    let prepared = within(app.answer_timeout, prepare(&*client.source, &wanted, headers, &etag)).await;
     let (artifact, range) = match prepared.map_err(|e| refuse(&e, Access::Read))? {
         Prepared::Body(artifact, range) => (artifact, range),
         Prepared::Answer(answer) => return Ok(answer),
@@ -96,20 +108,20 @@ enum Prepared {
 }
 
 async fn prepare(
-    app: &App,
+    source: &dyn ArtifactSource,
     wanted: &Wanted,
     headers: &HeaderMap,
     etag: &HeaderValue,
 ) -> Result<Prepared, SourceError> {
     let condition = precondition(headers, etag);
     // Who has the content already shall not cause a fetch of it, if it can be known without one that it exists.
-    if condition.is_some() && wanted.size(app).await.is_err() {
-        wanted.open(app).await?;
+    if condition.is_some() && wanted.size(source).await.is_err() {
+        wanted.open(source).await?;
     }
     if let Some(answer) = condition {
         return Ok(Prepared::Answer(answer));
     }
-    let artifact = wanted.open(app).await?;
+    let artifact = wanted.open(source).await?;
     let size = artifact.size();
     let range = match requested(headers, etag, size) {
         Selection::Whole => 0..size,

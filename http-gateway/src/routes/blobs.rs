@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, HeaderValue, ORIGIN};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use p2p_cache_protocol::Digest;
 use serde::Serialize;
 
@@ -19,18 +19,20 @@ use crate::body::{Upload, UploadProgress, UploadState};
 
 pub(super) async fn get(
     State(app): State<Arc<App>>,
+    Extension(client): Extension<Arc<Connection>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    artifact::get(&app, Wanted::Blob(digest_of(uri.path())?), &headers).await
+    artifact::get(&app, &client, Wanted::Blob(digest_of(uri.path())?), &headers).await
 }
 
 pub(super) async fn head(
     State(app): State<Arc<App>>,
+    Extension(client): Extension<Arc<Connection>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    artifact::head(&app, Wanted::Blob(digest_of(uri.path())?), &headers).await
+    artifact::head(&app, &client, Wanted::Blob(digest_of(uri.path())?), &headers).await
 }
 
 /// PUT: 201 when the blob is new, 200 when it was held before, with the blob's names as JSON.

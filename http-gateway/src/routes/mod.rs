@@ -8,6 +8,7 @@ mod page;
 mod probes;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -49,15 +50,27 @@ pub(crate) struct App {
 }
 
 /// What a handler may know and say about the connection that its request came in on.
-#[derive(Debug)]
 pub(crate) struct Connection {
     /// The client runs on this machine.
     pub(crate) is_loopback: bool,
+    /// What its client may read.
+    pub(crate) source: Arc<dyn ArtifactSource>,
     /// Set by a handler that answers before it has read all of the request's body: the connection then takes the
     /// rest for a short while, so that the client reads the answer instead of a reset.
     pub(crate) linger: AtomicBool,
     /// Whether any request has arrived on it.
     pub(crate) used: AtomicBool,
+}
+
+impl Connection {
+    /// Of a client with this address.
+    pub(crate) fn new(app: &App, client: IpAddr) -> Self {
+        let client = client.to_canonical();
+        let is_loopback = client.is_loopback();
+        let seen = if is_loopback { None } else { app.source.seen_from(client) };
+        let source = seen.unwrap_or_else(|| Arc::clone(&app.source));
+        Self { is_loopback, source, linger: AtomicBool::new(false), used: AtomicBool::new(false) }
+    }
 }
 
 impl App {

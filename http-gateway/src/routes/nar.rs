@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use p2p_cache_protocol::{Sha256Digest, StoreHash};
 
-use super::App;
 use super::artifact::{self, Wanted};
+use super::{App, Connection};
 use crate::answer::Refusal;
 
 /// The `URL` of a narinfo, relative to the root of the cache.
@@ -19,18 +20,20 @@ pub(super) fn url(hash: StoreHash, nar_hash: &Sha256Digest) -> String {
 
 pub(super) async fn get(
     State(app): State<Arc<App>>,
+    Extension(client): Extension<Arc<Connection>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    artifact::get(&app, wanted(uri.path()).ok_or(Refusal::NOT_FOUND)?, &headers).await
+    artifact::get(&app, &client, wanted(uri.path()).ok_or(Refusal::NOT_FOUND)?, &headers).await
 }
 
 pub(super) async fn head(
     State(app): State<Arc<App>>,
+    Extension(client): Extension<Arc<Connection>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    artifact::head(&app, wanted(uri.path()).ok_or(Refusal::NOT_FOUND)?, &headers).await
+    artifact::head(&app, &client, wanted(uri.path()).ok_or(Refusal::NOT_FOUND)?, &headers).await
 }
 
 fn wanted(path: &str) -> Option<Wanted> {

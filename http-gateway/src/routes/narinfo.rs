@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -11,7 +12,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use p2p_cache_protocol::{Compression, NarInfo, StoreHash};
 
-use super::{App, nar};
+use super::{App, Connection, nar};
 use crate::SourceError;
 use crate::answer::{Access, Refusal, refuse, within};
 
@@ -19,9 +20,14 @@ use crate::answer::{Access, Refusal, refuse, within};
 const TYPICAL_NARINFO_BYTES: usize = 2048;
 
 /// GET and HEAD: both need the text, the one to send it, the other to know its length.
-pub(super) async fn get(State(app): State<Arc<App>>, method: Method, uri: Uri) -> Result<Response, Refusal> {
+pub(super) async fn get(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Arc<Connection>>,
+    method: Method,
+    uri: Uri,
+) -> Result<Response, Refusal> {
     let hash = hash_of(uri.path()).ok_or(Refusal::NOT_FOUND)?;
-    let narinfo = within(app.answer_timeout, app.source.narinfo(hash)).await;
+    let narinfo = within(app.answer_timeout, client.source.narinfo(hash)).await;
     let narinfo = narinfo.and_then(|narinfo| check(narinfo, hash)).map_err(|e| refuse(&e, Access::Read))?;
     let text = render(narinfo, hash);
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -41,6 +41,7 @@ pub(super) struct Acceptor {
 /// What each connection needs.
 #[derive(Clone)]
 struct Serving {
+    app: Arc<App>,
     router: Router,
     http: http1::Builder,
     metrics: GatewayMetrics,
@@ -62,7 +63,8 @@ impl Acceptor {
             .max_header_size(config.max_header_bytes)
             .max_buf_size(config.max_header_bytes.max(MIN_BUFFER_BYTES));
         let client_stall_timeout = config.client_stall_timeout;
-        let serving = Serving { router: router(app), http, metrics, client_stall_timeout, stop };
+        let serving =
+            Serving { router: router(Arc::clone(&app)), app, http, metrics, client_stall_timeout, stop };
         Self { listener, permits: Arc::new(Semaphore::new(config.max_connections)), serving }
     }
 
@@ -127,11 +129,7 @@ impl Serving {
             tracing::debug!(%client, %error, "the client left at once");
             return;
         }
-        let connection = Arc::new(Connection {
-            is_loopback: client.ip().to_canonical().is_loopback(),
-            linger: AtomicBool::new(false),
-            used: AtomicBool::new(false),
-        });
+        let connection = Arc::new(Connection::new(&self.app, client.ip()));
         let socket = ClientSocket::new(stream, Arc::clone(&connection), self.client_stall_timeout);
         let service = service_fn(|request: Request<Incoming>| {
             let mut router = self.router.clone();

@@ -3,10 +3,12 @@
 mod buffers;
 mod live;
 mod narinfos;
+mod others;
 mod site;
 mod stored;
 mod transferring;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +19,11 @@ use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash};
 pub use self::live::LiveArtifact;
 use self::narinfos::FoundNarInfo;
 pub use self::narinfos::NarInfos;
+use self::others::ForOthers;
 use self::stored::StoredArtifact;
 use self::transferring::TransferArtifact;
 use crate::fetch::{FetchEngine, FetchError, FetchRequest, OnCommit, Transfer};
+use crate::sharing::SharingPolicy;
 use crate::store::{BlobStore, StoreError};
 
 /// Transfers begun for one request while none of their bytes had reached the client: a liar costs one each.
@@ -33,13 +37,20 @@ pub struct Artifacts {
     store: BlobStore,
     engine: FetchEngine,
     narinfos: NarInfos,
+    policy: Arc<SharingPolicy>,
     on_put: Arc<OnCommit>,
 }
 
 impl Artifacts {
-    /// `on_put` is told of every blob that a client stored.
-    pub fn new(store: BlobStore, engine: FetchEngine, narinfos: NarInfos, on_put: OnCommit) -> Self {
-        Self { store, engine, narinfos, on_put: Arc::new(on_put) }
+    /// `policy` decides what clients on other machines see, `on_put` is told of every blob that a client stored.
+    pub fn new(
+        store: BlobStore,
+        engine: FetchEngine,
+        narinfos: NarInfos,
+        policy: Arc<SharingPolicy>,
+        on_put: OnCommit,
+    ) -> Self {
+        Self { store, engine, narinfos, policy, on_put: Arc::new(on_put) }
     }
 
     /// What is held, or what is arriving; `None` when neither.
@@ -109,6 +120,10 @@ impl Artifacts {
 
 #[async_trait]
 impl ArtifactSource for Artifacts {
+    fn seen_from(&self, client: IpAddr) -> Option<Arc<dyn ArtifactSource>> {
+        Some(Arc::new(ForOthers::new(self.clone(), client)))
+    }
+
     async fn narinfo(&self, hash: StoreHash) -> Result<NarInfo, SourceError> {
         let found = within_patience(self.narinfos.find(hash)).await?;
         Ok(NarInfo::clone(&found.narinfo))

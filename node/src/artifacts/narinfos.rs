@@ -44,6 +44,8 @@ pub(super) struct FoundNarInfo {
 enum Whom {
     /// Peers, and the origins or whoever leads our site.
     All,
+    /// The same, for a client on another machine: what is private counts as unknown.
+    AllForOthers,
     /// The origins alone: we lead.
     Origins,
 }
@@ -101,6 +103,15 @@ impl NarInfos {
     /// The narinfo of a public store path for a peer that believes that we lead. What we hold and may not share counts
     /// as not held, in time as well: the origins are asked either way.
     pub(super) async fn find_for_site(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        self.find_public(hash, Whom::Origins).await
+    }
+
+    /// The same for a client on another machine; peers are asked too. What is found may be private after all.
+    pub(super) async fn find_for_others(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        self.find_public(hash, Whom::AllForOthers).await
+    }
+
+    async fn find_public(&self, hash: StoreHash, whom: Whom) -> Result<FoundNarInfo, SourceError> {
         if self.shared.policy.may_know(hash) {
             if let Some(found) = self.shared.recent(hash).filter(|found| self.is_public(&found.narinfo)) {
                 return Ok(found);
@@ -111,7 +122,7 @@ impl NarInfos {
                 return Ok(found);
             }
         }
-        self.look_up_once(hash, Whom::Origins).await
+        self.look_up_once(hash, whom).await
     }
 
     /// Whether the peers of our site may have it.
@@ -155,7 +166,7 @@ impl NarInfos {
             return Ok(found);
         }
         let found = match whom {
-            Whom::All => self.race(hash).await?,
+            Whom::All | Whom::AllForOthers => self.race(hash).await?,
             Whom::Origins => self.shared.ask_origins(hash).await?,
         };
         self.shared.policy.note(&Subject::path(&found.narinfo), [hash.into()]);

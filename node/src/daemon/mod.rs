@@ -115,7 +115,7 @@ impl Daemon {
         let engine =
             FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&swarm), metrics.clone(), on_commit);
         let narinfos = NarInfos::new(store.clone(), origins.clone(), swarm, keys, policy.clone());
-        let artifacts = Artifacts::new(store.clone(), engine.clone(), narinfos, on_put);
+        let artifacts = Artifacts::new(store.clone(), engine.clone(), narinfos, policy.clone(), on_put);
 
         let parts = UploadParts {
             holdings: Arc::new(store.clone()),
@@ -158,8 +158,8 @@ impl Daemon {
         if !gateway.local_addr().ip().is_loopback() {
             tracing::warn!(
                 http = %gateway.local_addr(),
-                "the gateway is reachable from other machines: whoever reaches it may read all that this node holds, \
-                 whatever --share says"
+                "the gateway is reachable from other machines: they may read what --share and the shared keys let them, \
+                 and make this node fetch it"
             );
         }
         status.set_ready(true);

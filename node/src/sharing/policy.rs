@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use p2p_cache_discovery::Scope;
-use p2p_cache_protocol::{NarInfo, PublicKey, Signature, StoreHash, TrustedKeys};
+use p2p_cache_protocol::{Compression, NarInfo, PublicKey, StoreHash, TrustedKeys};
 
 use super::names::{Name, PublicNames};
 use super::patterns::NamePattern;
@@ -125,11 +125,24 @@ impl SharingPolicy {
         &self.names
     }
 
-    /// Whether a signature on `narinfo` may be shown: others would tell whose private caches know the path. Those on a
-    /// path that the owner published by name are what its receivers believe it by.
+    /// What may be said about a path that may be shared. What the origin's narinfo says beyond the signed facts may be
+    /// private: its address, tokens in it, fields of its own. So may be what signatures tell: whose private caches
+    /// know the path. The NAR that we offer is the plain one.
     #[must_use]
-    pub fn may_show(&self, signature: &Signature, narinfo: &NarInfo) -> bool {
-        self.is_published(narinfo) || self.public_keys.iter().any(|key| key.name() == signature.key_name())
+    pub fn public_part(&self, mut narinfo: NarInfo) -> NarInfo {
+        // On a path that the owner published by name they are what its receivers believe it by.
+        if !self.is_published(&narinfo) {
+            let shared = |name: &str| self.public_keys.iter().any(|key| key.name() == name);
+            narinfo.signatures.retain(|signature| shared(signature.key_name()));
+        }
+        NarInfo {
+            url: format!("nar/{}-{}.nar", narinfo.store_path.hash(), narinfo.nar_hash.to_nix32()),
+            compression: Compression::None,
+            file_hash: Some(narinfo.nar_hash),
+            file_size: Some(narinfo.nar_size),
+            unknown: Vec::new(),
+            ..narinfo
+        }
     }
 
     fn is_excluded(&self, narinfo: &NarInfo) -> bool {

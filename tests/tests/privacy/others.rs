@@ -8,7 +8,7 @@ use p2p_cache_tests::daemon::wait_until;
 use p2p_cache_tests::{Daemon, Fault, Origin, Prober, http};
 use serde_json::Value;
 
-use super::scene::{Cache, Subject, fetch};
+use super::scene::{Cache, Subject, fetch, put};
 
 /// For what must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -69,12 +69,54 @@ fn pages_for_other_machines_name_nothing_that_is_held_or_on_its_way() {
         wait_until(PATIENCE, "a transfer", || ours().contains(&arriving.sha256.to_string()));
         names_nothing();
         assert_eq!(status(&address.to_string())["store"]["blobs"], 1, "counts are told");
-        // The failure is told with the URL of the narinfo.
+        // The last failure is told with the URL of the narinfo or of the NAR, whichever fails later.
         origin.stop();
         http::get(&format!("{}/{}.narinfo", node.http, unknown.path));
-        wait_until(PATIENCE, "a failure", || ours().contains(&unknown.path.to_string()));
+        let urls = [unknown.path.to_string(), arriving.sha256.to_nix32()];
+        wait_until(PATIENCE, "a failure", || urls.iter().any(|url| ours().contains(url)));
         names_nothing();
     });
+}
+
+#[test]
+fn other_machines_read_what_may_be_shared_and_nothing_else() {
+    let Some(address) = own_address() else { return };
+    let cache = Cache::new();
+    let public = cache.add("public", "hello", false, Some(&cache.shared));
+    let private = [
+        cache.add("unsigned", "build", false, None),
+        cache.add("of a trusted cache", "work", false, Some(&cache.trusted)),
+        cache.add("excluded", "my-secret", false, Some(&cache.shared)),
+    ];
+    let origin = Origin::serve(cache.directory.path());
+    // The address may be a public one.
+    let builder = Daemon::builder().http("0.0.0.0:0").origin(origin.url()).flag("--share", "public");
+    let builder = builder.flag("--never-share", "*secret*").trust(cache.shared.public_key().to_string());
+    let node = builder.trust_only(cache.trusted.public_key().to_string()).start();
+    private.iter().chain([&public]).for_each(|subject| fetch(&node, subject));
+    node.wait_until_idle();
+    let by_hand = [put(&node, "published", &[]), put(&node, "private", &["--private"])];
+    let (_, port) = node.http.rsplit_once(':').expect("a port");
+    let theirs = |path: &str| http::get(&format!("http://{address}:{port}{path}"));
+    let paths = |subject: &Subject| {
+        let Subject { path, sha256, blob, .. } = subject;
+        let nar = format!("/nar/{path}-{}.nar", sha256.to_nix32());
+        [format!("/{path}.narinfo"), nar, format!("/blobs/sha256/{sha256}"), format!("/blobs/blake3/{blob}")]
+    };
+    let statuses = |subject: &Subject| paths(subject).map(|path| theirs(&path).status);
+    assert_eq!(statuses(&public), [200; 4]);
+    let unknown = Subject::random();
+    for subject in private.iter().chain([&unknown]) {
+        assert_eq!(statuses(subject), [404; 4], "{}", subject.what);
+        let answer = theirs(&paths(subject)[0]);
+        assert_eq!(answer.body, theirs(&paths(&unknown)[0]).body, "{}", subject.what);
+    }
+    let of_blobs = by_hand.each_ref().map(|subject| statuses(subject)[2]);
+    assert_eq!(of_blobs, [200, 404]);
+    // Its own machine reads all of it.
+    for subject in &private {
+        assert_eq!(http::get(&format!("{}{}", node.http, paths(subject)[2])).status, 200, "{}", subject.what);
+    }
 }
 
 /// A node that gets a path slowly from one peer, which another peer looks up. The answer to that, and whether the node

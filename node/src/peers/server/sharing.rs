@@ -9,7 +9,7 @@ use std::sync::Arc;
 use p2p_cache_discovery::Scope;
 use p2p_cache_protocol::claim::Claim;
 use p2p_cache_protocol::digest::{BlobId, Digest, Sha256Digest};
-use p2p_cache_protocol::narinfo::{Compression, NarInfo};
+use p2p_cache_protocol::narinfo::NarInfo;
 use p2p_cache_protocol::store_path::StoreHash;
 
 use super::super::transport::Visitor;
@@ -53,13 +53,13 @@ impl Shareable {
             return None;
         }
         let narinfo = readable("read a narinfo", self.holdings.narinfo(hash).await)?;
-        self.policy.may_share(&Subject::path(&narinfo), scope).then(|| self.public_part(narinfo))
+        self.policy.may_share(&Subject::path(&narinfo), scope).then(|| self.policy.public_part(narinfo))
     }
 
     /// A narinfo of the origins, for a site that we lead; reduced to what is public.
     pub(super) async fn resolve(&self, hash: StoreHash, scope: Scope) -> Option<NarInfo> {
         let narinfo = self.led_narinfo(hash, scope).await?;
-        Some(self.public_part(narinfo))
+        Some(self.policy.public_part(narinfo))
     }
 
     /// The bytes of a NAR, for a site that we lead.
@@ -110,23 +110,6 @@ impl Shareable {
         let mut paths = readable("read the narinfos of a blob", paths.map(Some)).unwrap_or_default();
         paths.retain(|narinfo| narinfo.nar_hash == sha256 && narinfo.nar_size == size);
         self.policy.may_share(&Subject::blob(&paths, held.published), scope)
-    }
-
-    /// What the origin's narinfo says beyond the signed facts may be private: its address, tokens in it, fields of its
-    /// own, signatures of other caches. The NAR that we offer is the plain one.
-    fn public_part(&self, mut narinfo: NarInfo) -> NarInfo {
-        let signatures = std::mem::take(&mut narinfo.signatures);
-        let shown =
-            signatures.into_iter().filter(|signature| self.policy.may_show(signature, &narinfo)).collect();
-        NarInfo {
-            url: format!("nar/{}-{}.nar", narinfo.store_path.hash(), narinfo.nar_hash.to_nix32()),
-            compression: Compression::None,
-            file_hash: Some(narinfo.nar_hash),
-            file_size: Some(narinfo.nar_size),
-            signatures: shown,
-            unknown: Vec::new(),
-            ..narinfo
-        }
     }
 }
 
