@@ -15,6 +15,7 @@ use p2p_cache::discovery::PeerId;
 use p2p_cache::fetch::scheduler::Timing;
 use p2p_cache::fetch::{FetchEngine, Leader, Offer, Peers};
 use p2p_cache::metrics::{Metrics, Source};
+use p2p_cache::nix_store::NixStore;
 use p2p_cache::origin::{OriginConfig, Origins};
 use p2p_cache::peers::{Arriving, BanReason, PeerError, Watched};
 use p2p_cache::store::{BlobStore, StoreConfig};
@@ -165,8 +166,15 @@ async fn node(peers: Arc<dyn Peers>, keys: TrustedKeys) -> Node {
     let origins = Origins::new(config, metrics.received(Source::origin)).unwrap();
     let engine =
         FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&peers), metrics, Box::new(|_, _| {}));
-    let narinfos = NarInfos::new(store.clone(), origins, peers, keys, Arc::default());
-    let artifacts = Artifacts::new(store.clone(), engine, narinfos, Arc::default(), Box::new(|_, _| {}));
+    let narinfos = NarInfos::new(store.clone(), NixStore::none(), origins, peers, keys, Arc::default());
+    let artifacts = Artifacts::new(
+        store.clone(),
+        NixStore::none(),
+        engine,
+        narinfos,
+        Arc::default(),
+        Box::new(|_, _| {}),
+    );
     Node { artifacts, store, _directory: directory }
 }
 

@@ -38,6 +38,7 @@ pub struct DaemonBuilder {
     http: Option<String>,
     origins: Vec<String>,
     state_dir: Option<PathBuf>,
+    nix_store: Option<PathBuf>,
     netns: Option<String>,
 }
 
@@ -106,6 +107,12 @@ impl DaemonBuilder {
         self
     }
 
+    /// Offers the live Nix store below this root; otherwise there is none.
+    pub fn nix_store(mut self, root: &Path) -> Self {
+        self.nix_store = Some(root.to_owned());
+        self
+    }
+
     /// Runs in this network namespace.
     pub fn netns(mut self, name: &str) -> Self {
         self.netns = Some(name.to_owned());
@@ -124,6 +131,7 @@ impl DaemonBuilder {
         if !self.mdns {
             command.arg("--no-mdns");
         }
+        command.arg("--nix-store").arg(self.nix_store.as_deref().unwrap_or(Path::new("none")));
         for origin in &self.origins {
             command.args(["--origin", origin]);
         }

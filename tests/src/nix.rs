@@ -159,11 +159,40 @@ impl NixStore {
         }
     }
 
+    /// The directory that has `nix/store` and `nix/var/nix/db` below it.
+    pub fn root(&self) -> PathBuf {
+        self.directory.path().join("root")
+    }
+
+    /// Adds a file of its own, which nobody has signed; yields its path.
+    pub fn add_file(&self, name: &str, bytes: &[u8]) -> String {
+        let home = self.directory.path();
+        let source = home.join(name);
+        fs::write(&source, bytes).expect("the file");
+        let store = self.root().display().to_string();
+        let added = run(nix_store(home).args(["--store", &store, "--add"]).arg(source));
+        String::from_utf8_lossy(&added.stdout).trim().to_owned()
+    }
+
+    /// Removes everything, as nothing is a root.
+    pub fn collect_garbage(&self) {
+        let store = self.root().display().to_string();
+        run(base(None, "nix-collect-garbage", self.directory.path()).args(["--store", &store]));
+    }
+
+    /// Where the files of a path stand.
+    pub fn real_path(&self, path: &str) -> PathBuf {
+        self.root().join(path.trim_start_matches('/'))
+    }
+
     /// The bytes that Nix makes of the top path, for comparison.
     pub fn dump(&self, closure: &Closure) -> Vec<u8> {
-        let root = self.directory.path();
-        let path = root.join("root").join(closure.top.trim_start_matches('/'));
-        run(nix_store(root).arg("--dump").arg(path)).stdout
+        self.dump_path(&closure.top)
+    }
+
+    /// The bytes that Nix makes of a path.
+    pub fn dump_path(&self, path: &str) -> Vec<u8> {
+        run(nix_store(self.directory.path()).arg("--dump").arg(self.real_path(path))).stdout
     }
 
     /// How many store paths it has.

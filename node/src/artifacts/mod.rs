@@ -1,4 +1,5 @@
-//! The gateway's [`ArtifactSource`]: what is held is read from the store, what is not is fetched while it is read.
+//! The gateway's [`ArtifactSource`]: what is held is read from the store or the live Nix store, what is not is fetched while
+//! it is read.
 
 mod buffers;
 mod live;
@@ -8,6 +9,7 @@ mod site;
 mod stored;
 mod transferring;
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use self::others::ForOthers;
 use self::stored::StoredArtifact;
 use self::transferring::TransferArtifact;
 use crate::fetch::{FetchEngine, FetchError, FetchRequest, OnCommit, Transfer};
+use crate::nix_store::{NixStore, OpenNar};
 use crate::sharing::SharingPolicy;
 use crate::store::{BlobStore, StoreError};
 
@@ -35,6 +38,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(13);
 #[derive(Clone)]
 pub struct Artifacts {
     store: BlobStore,
+    nix: NixStore,
     engine: FetchEngine,
     narinfos: NarInfos,
     policy: Arc<SharingPolicy>,
@@ -45,12 +49,13 @@ impl Artifacts {
     /// `policy` decides what clients on other machines see, `on_put` is told of every blob that a client stored.
     pub fn new(
         store: BlobStore,
+        nix: NixStore,
         engine: FetchEngine,
         narinfos: NarInfos,
         policy: Arc<SharingPolicy>,
         on_put: OnCommit,
     ) -> Self {
-        Self { store, engine, narinfos, policy, on_put: Arc::new(on_put) }
+        Self { store, nix, engine, narinfos, policy, on_put: Arc::new(on_put) }
     }
 
     /// What is held, or what is arriving; `None` when neither.
@@ -62,15 +67,23 @@ impl Artifacts {
         {
             return Ok(Some(Arc::new(TransferArtifact::new(transfer))));
         }
-        let held = self.held(digest).await.map_err(internal)?;
-        Ok(held.map(|held| held as Arc<dyn Artifact>))
+        self.held(digest).await.map_err(internal)
     }
 
-    /// What is held whole.
-    async fn held(&self, digest: Digest) -> Result<Option<Arc<StoredArtifact>>, StoreError> {
-        let Some(meta) = self.store.find(digest).await? else { return Ok(None) };
-        let blob = self.store.open_blob(meta.id).await?;
-        Ok(blob.map(|blob| Arc::new(StoredArtifact::new(blob, digest))))
+    /// What is held whole: in the store, or as a path of the live Nix store that was noted.
+    async fn held(&self, digest: Digest) -> Result<Option<Arc<dyn Artifact>>, StoreError> {
+        if let Some(meta) = self.store.find(digest).await?
+            && let Some(blob) = self.store.open_blob(meta.id).await?
+        {
+            return Ok(Some(Arc::new(StoredArtifact::new(blob, digest))));
+        }
+        Ok(live(self.nix.open_digest(digest).await, digest))
+    }
+
+    /// The NAR of a path of the live Nix store, noted or not.
+    async fn live_nar(&self, hash: StoreHash, nar_hash: Sha256Digest) -> Option<Arc<dyn Artifact>> {
+        let open = self.nix.open_nar(hash).await;
+        live(open.map(|open| open.filter(|open| open.sha256 == nar_hash)), Digest::Sha256(nar_hash))
     }
 
     /// Fetches until bytes can flow. Content that turned out wrong before any of it left is fetched again elsewhere.
@@ -134,6 +147,9 @@ impl ArtifactSource for Artifacts {
             if let Some(artifact) = self.local(Digest::Sha256(nar_hash)).await? {
                 return Ok(artifact);
             }
+            if let Some(artifact) = self.live_nar(hash, nar_hash).await {
+                return Ok(artifact);
+            }
             let transfer = self.fetch(self.nar_request(hash, nar_hash).await?).await?;
             Ok(Arc::new(TransferArtifact::new(transfer)) as Arc<dyn Artifact>)
         })
@@ -163,8 +179,8 @@ impl ArtifactSource for Artifacts {
     }
 
     async fn blob_size(&self, digest: Digest) -> Result<u64, SourceError> {
-        if let Some(meta) = self.store.find(digest).await.map_err(internal)? {
-            return Ok(meta.size);
+        if let Some(held) = self.held(digest).await.map_err(internal)? {
+            return Ok(held.size());
         }
         within_patience(async { self.engine.size_of(digest).await.map_err(|error| source_error(&error)) })
             .await
@@ -183,6 +199,17 @@ impl ArtifactSource for Artifacts {
         };
         (self.on_put)(&meta, None);
         Ok(PutOutcome { created: held.is_none(), sha256: meta.sha256, blob: meta.id, size: meta.size })
+    }
+}
+
+/// A live store that cannot be read is one that does not have it: there are other sources.
+fn live(open: io::Result<Option<OpenNar>>, digest: Digest) -> Option<Arc<dyn Artifact>> {
+    match open {
+        Ok(open) => open.map(|open| Arc::new(LiveArtifact::new(open.reader, digest)) as Arc<dyn Artifact>),
+        Err(error) => {
+            tracing::debug!(%digest, %error, "not read from the live Nix store");
+            None
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use p2p_cache_http_gateway::SourceError;
 use p2p_cache_protocol::{NarInfo, StoreHash, TrustedKeys};
 
 use crate::fetch::{Leader, Peers};
+use crate::nix_store::NixStore;
 use crate::origin::{OriginError, OriginId, Origins};
 use crate::peers::PeerError;
 use crate::sharing::{SharingPolicy, Subject};
@@ -50,6 +51,14 @@ enum Whom {
     Origins,
 }
 
+/// A narinfo that was found lately.
+struct Recent {
+    found: FoundNarInfo,
+    since: Instant,
+    /// What the live Nix store was like when it said so, if it was the one that did.
+    generation: Option<u64>,
+}
+
 type Lookup = BoxFuture<'static, Result<FoundNarInfo, SourceError>>;
 
 /// Looks narinfos up; equal requests share one look-up. Cheap to clone.
@@ -60,11 +69,12 @@ pub struct NarInfos {
 
 struct Shared {
     store: BlobStore,
+    nix: NixStore,
     origins: Origins,
     peers: Arc<dyn Peers>,
     keys: TrustedKeys,
     policy: Arc<SharingPolicy>,
-    recent: Mutex<LruCache<StoreHash, (FoundNarInfo, Instant)>>,
+    recent: Mutex<LruCache<StoreHash, Recent>>,
     lookups: Mutex<HashMap<(StoreHash, Whom), WeakShared<Lookup>>>,
 }
 
@@ -72,6 +82,7 @@ impl NarInfos {
     /// `keys` decide which narinfos of peers count, `policy` which ones are found for peers.
     pub fn new(
         store: BlobStore,
+        nix: NixStore,
         origins: Origins,
         peers: Arc<dyn Peers>,
         keys: TrustedKeys,
@@ -79,7 +90,7 @@ impl NarInfos {
     ) -> Self {
         let recent = Mutex::new(LruCache::new(MAX_RECENT));
         let lookups = Mutex::default();
-        Self { shared: Arc::new(Shared { store, origins, peers, keys, policy, recent, lookups }) }
+        Self { shared: Arc::new(Shared { store, nix, origins, peers, keys, policy, recent, lookups }) }
     }
 
     /// The narinfo of a store path. `NotFound` only when the origins said so and no peer has it.
@@ -87,16 +98,24 @@ impl NarInfos {
         if let Some(found) = self.shared.recent(hash) {
             return Ok(found);
         }
-        let held = self.shared.store.narinfo(hash).await.map(Arc::new);
-        if let Some(narinfo) = &held
-            && narinfo.verified_by(&self.shared.keys).is_some()
-        {
-            return Ok(FoundNarInfo { narinfo: Arc::clone(narinfo), origin: None });
-        }
+        let generation = self.shared.nix.generation();
+        let held = self.shared.held(hash, |narinfo| narinfo.verified_by(&self.shared.keys).is_some()).await;
+        let held = match held {
+            Held::Good(narinfo) => return Ok(FoundNarInfo { narinfo, origin: None }),
+            Held::Other(narinfo) => narinfo,
+        };
         match self.look_up_once(hash, Whom::All).await {
             Ok(found) => Ok(found),
-            // Held but vouched for by no trusted key: good enough when nobody knows better, as an origin once said it.
-            Err(error) => held.map(|narinfo| FoundNarInfo { narinfo, origin: None }).ok_or(error),
+            // Held but vouched for by no trusted key: good enough when nobody knows better, as an origin, or the Nix of
+            // this machine, once said it.
+            Err(error) => {
+                let not_found = error == SourceError::NotFound;
+                let narinfo = held.ok_or(error)?;
+                if not_found {
+                    self.shared.remember_live(hash, &narinfo, generation);
+                }
+                Ok(FoundNarInfo { narinfo, origin: None })
+            }
         }
     }
 
@@ -116,10 +135,8 @@ impl NarInfos {
             if let Some(found) = self.shared.recent(hash).filter(|found| self.is_public(&found.narinfo)) {
                 return Ok(found);
             }
-            let held = self.shared.store.narinfo(hash).await;
-            let held = held.map(|narinfo| FoundNarInfo { narinfo: Arc::new(narinfo), origin: None });
-            if let Some(found) = held.filter(|found| self.is_public(&found.narinfo)) {
-                return Ok(found);
+            if let Held::Good(narinfo) = self.shared.held(hash, |narinfo| self.is_public(narinfo)).await {
+                return Ok(FoundNarInfo { narinfo, origin: None });
             }
         }
         self.look_up_once(hash, whom).await
@@ -170,8 +187,7 @@ impl NarInfos {
             Whom::Origins => self.shared.ask_origins(hash).await?,
         };
         self.shared.policy.note(&Subject::path(&found.narinfo), [hash.into()]);
-        let mut recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.put(hash, (found.clone(), Instant::now()));
+        self.shared.remember(hash, found.clone(), None);
         Ok(found)
     }
 
@@ -233,17 +249,55 @@ impl NarInfos {
     }
 }
 
+/// What is held of a narinfo.
+enum Held {
+    /// One that will do.
+    Good(Arc<NarInfo>),
+    /// One that will do only when there is no other.
+    Other(Option<Arc<NarInfo>>),
+}
+
 impl Shared {
+    /// What the store has, or else what the live Nix store says; of the former only if it will do.
+    async fn held(&self, hash: StoreHash, will_do: impl Fn(&NarInfo) -> bool) -> Held {
+        let stored = self.store.narinfo(hash).await.map(Arc::new);
+        if let Some(narinfo) = stored.as_ref().filter(|narinfo| will_do(narinfo)) {
+            return Held::Good(Arc::clone(narinfo));
+        }
+        let generation = self.nix.generation();
+        let live = self.nix.narinfo(hash).await.unwrap_or_else(|error| {
+            tracing::debug!(%hash, %error, "the live Nix store cannot be asked");
+            None
+        });
+        match live.map(Arc::new) {
+            Some(narinfo) if will_do(&narinfo) => {
+                self.remember_live(hash, &narinfo, generation);
+                Held::Good(narinfo)
+            }
+            live => Held::Other(live.or(stored)),
+        }
+    }
+
     fn recent(&self, hash: StoreHash) -> Option<FoundNarInfo> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        match recent.get(&hash) {
-            Some((found, since)) if since.elapsed() < RECENT_FOR => Some(found.clone()),
-            Some(_) => {
-                recent.pop(&hash);
-                None
-            }
-            None => None,
+        let known = recent.get(&hash)?;
+        let unchanged = known.generation.is_none_or(|generation| generation == self.nix.generation());
+        if unchanged && known.since.elapsed() < RECENT_FOR {
+            return Some(known.found.clone());
         }
+        recent.pop(&hash);
+        None
+    }
+
+    fn remember(&self, hash: StoreHash, found: FoundNarInfo, generation: Option<u64>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.put(hash, Recent { found, since: Instant::now(), generation });
+    }
+
+    /// Until its database changes, what the live Nix store said need not be read again.
+    fn remember_live(&self, hash: StoreHash, narinfo: &Arc<NarInfo>, generation: u64) {
+        let found = FoundNarInfo { narinfo: Arc::clone(narinfo), origin: None };
+        self.remember(hash, found, Some(generation));
     }
 
     async fn ask_origins(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {

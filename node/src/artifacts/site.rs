@@ -6,7 +6,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::StreamExt;
 use p2p_cache_discovery::PeerId;
-use p2p_cache_http_gateway::Artifact;
 use p2p_cache_protocol::{BlobId, Digest, GroupRange, NarInfo, StoreHash};
 use tokio::sync::watch;
 
@@ -30,7 +29,7 @@ impl Site for Artifacts {
             return (!circle && transfer.size() == size).then(|| led(transfer, offset));
         }
         if let Some(held) = self.held(digest).await.ok().flatten() {
-            return Some(Led { size, bytes: held.read(offset..size) });
+            return (held.size() == size).then(|| Led { size, bytes: held.read(offset..size) });
         }
         let found = self.narinfos.find_for_site(narinfo.store_path.hash()).await.ok()?;
         let request = FetchRequest {

@@ -136,8 +136,8 @@ fn connect_outlasts_first_byte(config: &Config) -> Vec<(String, String)> {
 }
 
 fn state_in_the_nix_store(config: &Config) -> Vec<(String, String)> {
-    let store = config.nix_store.join("nix/store");
-    if !config.state_dir.starts_with(&store) {
+    let store = config.nix_store.as_ref().map(|root| root.join("nix/store"));
+    if !store.is_some_and(|store| config.state_dir.starts_with(store)) {
         return Vec::new();
     }
     vec![(

@@ -51,8 +51,10 @@ pub struct Config {
     pub upload_rate_lan: Option<u64>,
     /// The same for public peers, within the limit of all.
     pub upload_rate_public: Option<u64>,
-    /// Directory that has `nix/store` and `nix/var/nix/db` below it; absolute.
-    pub nix_store: PathBuf,
+    /// Directory that has `nix/store` and `nix/var/nix/db` below it, absolute; `None` leaves it alone.
+    pub nix_store: Option<PathBuf>,
+    /// Limit of hashing store paths in the background, in bytes per second; `None` is unlimited.
+    pub hash_rate: Option<u64>,
     /// Time for a connection to an origin.
     pub origin_connect_timeout: Duration,
     /// Time until the first byte of an origin's answer, the connection included.
@@ -108,7 +110,8 @@ impl Config {
             upload_rate: None,
             upload_rate_lan: None,
             upload_rate_public: None,
-            nix_store: PathBuf::new(),
+            nix_store: None,
+            hash_rate: None,
             origin_connect_timeout: Duration::ZERO,
             origin_first_byte_timeout: Duration::ZERO,
             origin_progress_timeout: Duration::ZERO,

@@ -10,6 +10,7 @@ use p2p_cache_protocol::signature::PublicKey;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
+use super::settings::EMPTY_LIST;
 use crate::sharing::{NamePattern, NamePatternError, PublishedPath, PublishedPathError, Share};
 
 /// Longest salt that makes sense; a longer one is more likely a pasted file than a salt.
@@ -20,6 +21,11 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
         return Err("is empty".to_owned());
     }
     std::path::absolute(text).map_err(|error| format!("is not a usable path ({error})"))
+}
+
+/// A directory, or none.
+pub(super) fn path_or_none(text: &str) -> Result<Option<PathBuf>, String> {
+    if text == EMPTY_LIST { Ok(None) } else { path(text).map(Some) }
 }
 
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {

@@ -80,7 +80,8 @@ fn without_anything_the_defaults_of_the_contract_hold() {
     );
     assert!(config.mdns && config.dht);
     assert_eq!((config.upload_rate, config.upload_rate_lan, config.upload_rate_public), (None, None, None));
-    assert_eq!(config.nix_store, Path::new("/"));
+    assert_eq!(config.nix_store.as_deref(), Some(Path::new("/")));
+    assert_eq!(config.hash_rate, Some(200_000_000));
     assert!(config.peers.is_empty() && config.allowed_peers.is_none());
     assert_eq!(config.state_dir, Path::new("/home/somebody/.local/state/p2p-cache"));
 }
@@ -133,7 +134,8 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("upload-rate", |c| c.upload_rate == Some(6_250_000)),
     ("upload-rate-lan", |c| c.upload_rate_lan == Some(62_500_000)),
     ("upload-rate-public", |c| c.upload_rate_public == Some(2_500_000)),
-    ("nix-store", |c| c.nix_store == Path::new("/mnt")),
+    ("nix-store", |c| c.nix_store.as_deref() == Some(Path::new("/mnt"))),
+    ("hash-rate", |c| c.hash_rate == Some(20_000_000)),
     ("origin-connect-timeout", |c| c.origin_connect_timeout == Duration::from_secs(1)),
     ("origin-first-byte-timeout", |c| c.origin_first_byte_timeout == Duration::from_secs(6)),
     ("origin-progress-timeout", |c| c.origin_progress_timeout == Duration::from_secs(20)),
@@ -226,6 +228,11 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
     assert!(loaded.config.mdns);
     assert_eq!(effective(&loaded, "no-mdns").source, Source::Default);
     assert_eq!(loaded.file, flags.config_file);
+}
+
+#[test]
+fn the_nix_store_can_be_left_alone() {
+    assert_eq!(load(&flag("nix-store", &["none"]), &home()).unwrap().config.nix_store, None);
 }
 
 #[test]

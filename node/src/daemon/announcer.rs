@@ -7,55 +7,68 @@ use p2p_cache_protocol::Digest;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::holdings::held;
 use crate::config::Config;
+use crate::nix_store::NixStore;
+use crate::peers::{Held, Holdings};
 use crate::sharing::{SharingPolicy, Subject};
-use crate::store::{BlobMeta, BlobStore};
+use crate::store::BlobStore;
 
 /// Blobs waiting to be announced. More are left out: the directory is a hint, connected peers are asked directly.
 const MAX_WAITING: usize = 4096;
 
-/// A task that announces committed blobs one after the other.
+/// Where what has come is reported. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Announcements {
+    queue: Option<mpsc::Sender<Held>>,
+}
+
+/// The other end, and the salt of our swarm.
+pub(super) struct ToAnnounce {
+    waiting: mpsc::Receiver<Held>,
+    salt: Arc<[u8]>,
+}
+
+impl Announcements {
+    /// Nobody listens unless the owner shares with everybody and takes part in the directory.
+    pub(super) fn new(policy: &SharingPolicy, config: &Config) -> (Self, Option<ToAnnounce>) {
+        if !policy.serves(Scope::Public) || !config.dht {
+            return (Self { queue: None }, None);
+        }
+        let (queue, waiting) = mpsc::channel(MAX_WAITING);
+        let salt = Arc::from(config.swarm_salt.as_bytes());
+        (Self { queue: Some(queue) }, Some(ToAnnounce { waiting, salt }))
+    }
+
+    /// A blob is held from now on.
+    pub(super) fn held(&self, held: Held) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(held).is_err()
+        {
+            tracing::debug!(blob = %held.claim.blob, "too many blobs wait to be announced; this one is not");
+        }
+    }
+}
+
+/// A task that announces what is held, and what comes, one after the other.
 pub(super) struct Announcer {
-    handle: AnnouncerHandle,
     task: Option<JoinHandle<()>>,
 }
 
-/// Where commits are reported. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct AnnouncerHandle {
-    queue: Option<mpsc::Sender<BlobMeta>>,
-}
-
-impl AnnouncerHandle {
-    /// A blob is held from now on.
-    pub(super) fn committed(&self, meta: &BlobMeta) {
-        if let Some(queue) = &self.queue
-            && queue.try_send(*meta).is_err()
-        {
-            tracing::debug!(blob = %meta.id, "too many blobs wait to be announced; this one is not");
-        }
-    }
-}
-
 impl Announcer {
-    /// Idle unless the owner shares with everybody and takes part in the directory.
+    /// `stores` list what is held from before, `holdings` know what is said of it.
     pub(super) fn start(
+        to_announce: Option<ToAnnounce>,
         network: Network,
-        store: BlobStore,
+        stores: (BlobStore, NixStore),
+        holdings: Arc<dyn Holdings>,
         policy: Arc<SharingPolicy>,
-        config: &Config,
     ) -> Self {
-        if !policy.serves(Scope::Public) || !config.dht {
-            return Self { handle: AnnouncerHandle { queue: None }, task: None };
-        }
-        let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        let salt: Arc<[u8]> = Arc::from(config.swarm_salt.as_bytes());
-        let task = tokio::spawn(announce_all(network, store, policy, salt, waiting));
-        Self { handle: AnnouncerHandle { queue: Some(queue) }, task: Some(task) }
-    }
-
-    pub(super) fn handle(&self) -> AnnouncerHandle {
-        self.handle.clone()
+        let task = to_announce.map(|ToAnnounce { waiting, salt }| {
+            let directory = Directory { network, holdings, policy, salt };
+            tokio::spawn(directory.announce_all(stores, waiting))
+        });
+        Self { task }
     }
 
     /// Announcements that wait are dropped; the directory forgets by itself what is not renewed.
@@ -67,36 +80,39 @@ impl Announcer {
     }
 }
 
-async fn announce_all(
+struct Directory {
     network: Network,
-    store: BlobStore,
+    holdings: Arc<dyn Holdings>,
     policy: Arc<SharingPolicy>,
     salt: Arc<[u8]>,
-    mut waiting: mpsc::Receiver<BlobMeta>,
-) {
-    for meta in store.blobs(MAX_ADVERTISED_KEYS).await.unwrap_or_default() {
-        announce(&network, &store, &policy, &salt, &meta).await;
-    }
-    while let Some(meta) = waiting.recv().await {
-        announce(&network, &store, &policy, &salt, &meta).await;
-    }
 }
 
-/// Only what the sharing policy lets out.
-async fn announce(
-    network: &Network,
-    store: &BlobStore,
-    policy: &SharingPolicy,
-    salt: &[u8],
-    meta: &BlobMeta,
-) {
-    let mut paths = store.narinfos_of(meta.sha256).await;
-    paths.retain(|narinfo| narinfo.nar_size == meta.size);
-    if !policy.may_share(&Subject::blob(&paths, meta.published), Scope::Public) {
-        return;
+impl Directory {
+    async fn announce_all(self, (store, nix): (BlobStore, NixStore), mut waiting: mpsc::Receiver<Held>) {
+        let blobs = store.blobs(MAX_ADVERTISED_KEYS).await.unwrap_or_default();
+        let left = MAX_ADVERTISED_KEYS - blobs.len();
+        for meta in blobs {
+            self.announce(held(&meta)).await;
+        }
+        for claim in nix.offers(left).await.unwrap_or_default() {
+            self.announce(Held { claim, published: false }).await;
+        }
+        while let Some(held) = waiting.recv().await {
+            self.announce(held).await;
+        }
     }
-    let key = ProviderKey::new(salt, &Digest::Sha256(meta.sha256));
-    if let Err(error) = network.advertise(key).await {
-        tracing::debug!(blob = %meta.id, %error, "not announced");
+
+    /// Only what the sharing policy lets out.
+    async fn announce(&self, held: Held) {
+        let claim = held.claim;
+        let mut paths = self.holdings.narinfos_of(claim.sha256).await.unwrap_or_default();
+        paths.retain(|narinfo| narinfo.nar_size == claim.size);
+        if !self.policy.may_share(&Subject::blob(&paths, held.published), Scope::Public) {
+            return;
+        }
+        let key = ProviderKey::new(&self.salt, &Digest::Sha256(claim.sha256));
+        if let Err(error) = self.network.advertise(key).await {
+            tracing::debug!(blob = %claim.blob, %error, "not announced");
+        }
     }
 }

@@ -6,18 +6,20 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
+use crate::nix_store::NixStore;
 use crate::store::BlobStore;
 
-/// `p2p_cache_peers{scope}`, `p2p_cache_store_bytes`, `p2p_cache_blobs`.
+/// `p2p_cache_peers{scope}`, `p2p_cache_store_bytes`, `p2p_cache_blobs`, `p2p_cache_live_paths{state}`.
 #[derive(Debug)]
 pub(super) struct NodeCollector {
     network: Network,
     store: BlobStore,
+    nix: NixStore,
 }
 
 impl NodeCollector {
-    pub(super) fn new(network: Network, store: BlobStore) -> Self {
-        Self { network, store }
+    pub(super) fn new(network: Network, store: BlobStore, nix: NixStore) -> Self {
+        Self { network, store, nix }
     }
 }
 
@@ -31,6 +33,16 @@ impl Collector for NodeCollector {
             encoder.encode_descriptor("p2p_cache_peers", "Connected peers", None, gauge.metric_type())?;
         of_scope(lan).encode(family.encode_family(&[("scope", "lan")])?)?;
         of_scope(peers.len() - lan).encode(family.encode_family(&[("scope", "public")])?)?;
+
+        let live = self.nix.usage().counts;
+        let help = "Paths of the live Nix store that may be offered: offered, pending until they are hashed, or bad, \
+                    since their bytes are wrong";
+        let mut family =
+            encoder.encode_descriptor("p2p_cache_live_paths", help, None, gauge.metric_type())?;
+        for (state, count) in [("offered", live.offered), ("pending", live.pending), ("bad", live.bad)] {
+            let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("state", state)])?)?;
+        }
 
         let usage = self.store.usage();
         let bytes = ConstGauge::new(i64::try_from(usage.bytes).unwrap_or(i64::MAX));

@@ -40,6 +40,6 @@ impl HeldBlob for StoredBlob {
     }
 }
 
-fn held(meta: &BlobMeta) -> Held {
+pub(super) fn held(meta: &BlobMeta) -> Held {
     Held { claim: Claim { sha256: meta.sha256, blob: meta.id, size: meta.size }, published: meta.published }
 }

@@ -4,10 +4,12 @@ mod activation;
 mod announcer;
 mod collector;
 mod holdings;
+mod live;
 mod names;
 mod peers;
 mod signals;
 mod status;
+mod union;
 mod watchdog;
 
 use std::error::Error;
@@ -23,17 +25,21 @@ use p2p_cache_protocol::TrustedKeys;
 use prometheus_client::registry::Registry;
 
 pub use self::activation::inherited_listener;
-use self::announcer::Announcer;
+use self::announcer::{Announcements, Announcer};
 use self::collector::NodeCollector;
 use self::names::NameKeeper;
 use self::peers::Swarm;
 use self::status::StatusReporter;
+use self::union::Union;
 use crate::artifacts::{Artifacts, NarInfos};
 use crate::config::Config;
 use crate::fetch::{FetchEngine, OnCommit, Peers};
 use crate::metrics::{Metrics, Sink, Source};
+use crate::nix_store::NixStore;
 use crate::origin::{OriginConfig, Origins};
-use crate::peers::{Bans, OwnTraffic, PeerClient, UploadLimits, UploadParts, UploadServer, claim_signer};
+use crate::peers::{
+    Bans, Holdings, OwnTraffic, PeerClient, UploadLimits, UploadParts, UploadServer, claim_signer,
+};
 use crate::sharing::{SharingPolicy, SharingRules};
 use crate::store::{BlobStore, StoreConfig};
 
@@ -76,6 +82,7 @@ pub struct Daemon {
     announcer: Announcer,
     names: NameKeeper,
     network: Network,
+    nix: NixStore,
     store: BlobStore,
     status: Arc<StatusReporter>,
 }
@@ -109,16 +116,30 @@ impl Daemon {
         ));
 
         let policy = Arc::new(SharingPolicy::new(sharing_rules(config)));
-        let announcer = Announcer::start(network.clone(), store.clone(), policy.clone(), config);
-        let names = NameKeeper::start(store.clone(), policy.clone());
-        let (on_commit, on_put) = (on_commit(&announcer, &policy), on_commit(&announcer, &policy));
+        let (announcements, to_announce) = Announcements::new(&policy, config);
+        let nix = live::open(config, &store, &policy, &announcements).await;
+        nix.register(&mut registry);
+        let holdings: Arc<dyn Holdings> =
+            Arc::new(Union::new([Arc::new(store.clone()) as Arc<dyn Holdings>, Arc::new(nix.clone())]));
+        let announcer = Announcer::start(
+            to_announce,
+            network.clone(),
+            (store.clone(), nix.clone()),
+            Arc::clone(&holdings),
+            policy.clone(),
+        );
+        let names = NameKeeper::start(store.clone(), nix.clone(), policy.clone());
+        let on_commit = || on_commit(&announcements, &policy, &nix);
+        let (on_put, on_commit) = (on_commit(), on_commit());
         let engine =
             FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&swarm), metrics.clone(), on_commit);
-        let narinfos = NarInfos::new(store.clone(), origins.clone(), swarm, keys, policy.clone());
-        let artifacts = Artifacts::new(store.clone(), engine.clone(), narinfos, policy.clone(), on_put);
+        let narinfos =
+            NarInfos::new(store.clone(), nix.clone(), origins.clone(), swarm, keys, policy.clone());
+        let artifacts =
+            Artifacts::new(store.clone(), nix.clone(), engine.clone(), narinfos, policy.clone(), on_put);
 
         let parts = UploadParts {
-            holdings: Arc::new(store.clone()),
+            holdings,
             site: Arc::new(artifacts.clone()),
             policy,
             limits: upload_limits(config),
@@ -131,7 +152,11 @@ impl Daemon {
 
         let gateway_metrics =
             GatewayMetrics::register(&mut registry).with_served_bytes(metrics.served(Sink::client));
-        registry.register_collector(Box::new(NodeCollector::new(network.clone(), store.clone())));
+        registry.register_collector(Box::new(NodeCollector::new(
+            network.clone(),
+            store.clone(),
+            nix.clone(),
+        )));
         let status = Arc::new(StatusReporter::new(
             network.clone(),
             store.clone(),
@@ -163,7 +188,7 @@ impl Daemon {
             );
         }
         status.set_ready(true);
-        Ok(Self { gateway, uploads, engine, client, announcer, names, network, store, status })
+        Ok(Self { gateway, uploads, engine, client, announcer, names, network, nix, store, status })
     }
 
     /// Where HTTP clients connect.
@@ -189,6 +214,7 @@ impl Daemon {
         self.names.shutdown().await;
         self.client.shutdown(PEER_GRACE).await;
         self.network.shutdown().await;
+        self.nix.shutdown().await;
         if let Err(error) = self.store.close().await {
             tracing::error!(%error, "the store could not be flushed; the index is reconciled at the next start");
         }
@@ -207,12 +233,13 @@ fn upload_limits(config: &Config) -> UploadLimits {
     }
 }
 
-/// What has come is offered: to peers that ask at once, to the wide area in turn.
-fn on_commit(announcer: &Announcer, policy: &Arc<SharingPolicy>) -> OnCommit {
-    let (announcer, policy) = (announcer.handle(), Arc::clone(policy));
+/// What has come is offered: to peers that ask at once, to the wide area in turn. It may stand in the Nix store too.
+fn on_commit(announcements: &Announcements, policy: &Arc<SharingPolicy>, nix: &NixStore) -> OnCommit {
+    let (announcements, policy, nix) = (announcements.clone(), Arc::clone(policy), nix.clone());
     Box::new(move |meta, narinfo| {
         names::note(&policy, meta, narinfo);
-        announcer.committed(meta);
+        announcements.held(holdings::held(meta));
+        nix.blob_committed(meta.sha256);
     })
 }
 

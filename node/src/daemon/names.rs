@@ -2,15 +2,17 @@
 //! has gone; what comes is noted at once.
 
 use std::collections::HashSet;
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_cache_discovery::Scope;
-use p2p_cache_protocol::NarInfo;
+use p2p_cache_protocol::{BlobId, NarInfo};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::nix_store::{NixStore, PathVisitor, StoredPath};
 use crate::sharing::{Name, SharingPolicy, Subject};
 use crate::store::{BlobMeta, BlobStore, Visitor};
 
@@ -35,13 +37,13 @@ pub(super) struct NameKeeper {
 
 impl NameKeeper {
     /// Must be called within a runtime.
-    pub(super) fn start(store: BlobStore, policy: Arc<SharingPolicy>) -> Self {
+    pub(super) fn start(store: BlobStore, nix: NixStore, policy: Arc<SharingPolicy>) -> Self {
         let stopping = CancellationToken::new();
         let stop = stopping.clone();
         let task = tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = keep(&store, &policy, &stop) => {}
+                () = keep(&store, &nix, &policy, &stop) => {}
             }
         });
         Self { stopping, task }
@@ -56,14 +58,23 @@ impl NameKeeper {
     }
 }
 
-async fn keep(store: &BlobStore, policy: &Arc<SharingPolicy>, stopping: &CancellationToken) {
+async fn keep(store: &BlobStore, nix: &NixStore, policy: &Arc<SharingPolicy>, stopping: &CancellationToken) {
+    let mut opened = nix.opened();
     loop {
         policy.names().begin_listing();
-        match store.visit(Listing::new(policy.clone(), stopping.clone())).await {
+        opened.borrow_and_update();
+        let listed = async {
+            let listing = store.visit(Listing::new(policy.clone(), stopping.clone())).await;
+            nix.visit(listing.map_err(io::Error::other)?).await
+        };
+        match listed.await {
             Ok(listing) => {
                 tracing::debug!(names = listing.names.len(), "listed what may be shared");
                 policy.names().end_listing(listing.names);
-                policy.names().overgrown().await;
+                tokio::select! {
+                    () = policy.names().overgrown() => {}
+                    Ok(()) = opened.changed() => {}
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot list what may be shared; tried again in {} s", RETRY_AFTER.as_secs());
@@ -106,6 +117,18 @@ impl Visitor for Listing {
         let by_hand = self.policy.may_share(&Subject::blob(&[], blob.published), Scope::Lan);
         if by_hand || self.nars.contains(&blob.sha256.into()) {
             self.names.extend([Name::from(blob.sha256), blob.id.into()]);
+        }
+        self.goes_on()
+    }
+}
+
+/// What is hashed later is asked for under the other names already.
+impl PathVisitor for Listing {
+    fn path(&mut self, path: &StoredPath, blob: Option<BlobId>) -> ControlFlow<()> {
+        let narinfo = path.gateway_narinfo();
+        if self.policy.may_share(&Subject::path(&narinfo), Scope::Lan) {
+            self.names.extend([Name::from(path.store_path.hash()), path.nar_hash.into()]);
+            self.names.extend(blob.map(Name::from));
         }
         self.goes_on()
     }
@@ -171,7 +194,7 @@ mod tests {
         };
 
         let listed = policy();
-        let keeper = NameKeeper::start(store.clone(), listed.clone());
+        let keeper = NameKeeper::start(store.clone(), NixStore::none(), listed.clone());
         while listed.may_know(private.id) {
             tokio::task::yield_now().await;
         }

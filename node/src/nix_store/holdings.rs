@@ -12,6 +12,7 @@ use p2p_cache_protocol::{
 use tokio::time::{Instant, timeout_at};
 
 use super::NixStore;
+use super::hasher::Asked;
 use super::index::State;
 use super::shared::{Shared, Trouble};
 use crate::peers::{Held, HeldBlob, Holdings};
@@ -52,7 +53,7 @@ impl Holdings for NixStore {
             // Most likely its NAR is looked up next.
             if path.is_some() && shared.index.get(hash)?.is_some_and(|record| record.state == State::Pending)
             {
-                shared.queue.ask(hash);
+                shared.queue.ask(Asked::Path(hash));
             }
             Ok(path)
         });
@@ -97,13 +98,13 @@ impl Shared {
         let mut found = Found::Nothing;
         for (hash, record) in self.index.find(digest)? {
             // What may not be offered is not waited for either, and counts as not held.
-            let path = self.valid_path(hash, record.id)?.filter(|path| (self.options.eligible)(path));
+            let path = self.valid_path(hash, record.id)?.filter(|path| self.may_offer(path));
             let Some(path) = path else { continue };
             if let Some(claim) = record.claim() {
                 return Ok(Found::Offered(Offered { path: path.store_path, id: path.id, claim }));
             }
             if record.state == State::Pending {
-                self.queue.ask(hash);
+                self.queue.ask(Asked::Path(hash));
                 found = Found::Pending;
             }
         }

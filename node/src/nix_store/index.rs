@@ -28,7 +28,7 @@ const SHA256: u8 = b's';
 const BLAKE3: u8 = b'b';
 
 /// Paths with the same NAR that are looked at for one digest.
-const MAX_SAME_NAR: usize = 8;
+const MAX_SAME_NAR: usize = 64;
 
 /// How far a path has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(super) enum State {
     Pending,
     /// Hashed and right, with this root; there is an outboard for it.
     Offered(BlobId),
+    /// Never offered; known because what has the same NAR must not be offered either.
+    Private,
     /// Its bytes are not those that Nix noted. Looked at again when the root of the path has another change time.
     Bad {
         /// Nanoseconds since the epoch.
@@ -50,6 +52,7 @@ impl State {
             Self::Pending => 0,
             Self::Offered(_) => 1,
             Self::Bad { .. } => 2,
+            Self::Private => 3,
         }
     }
 }
@@ -71,7 +74,7 @@ impl Record {
     pub(super) fn claim(&self) -> Option<Claim> {
         match self.state {
             State::Offered(blob) => Some(Claim { sha256: self.nar_hash, blob, size: self.nar_size }),
-            State::Pending | State::Bad { .. } => None,
+            State::Pending | State::Private | State::Bad { .. } => None,
         }
     }
 
@@ -82,7 +85,7 @@ impl Record {
         out[10..42].copy_from_slice(&self.nar_hash.0);
         out[42..50].copy_from_slice(&self.nar_size.to_le_bytes());
         match self.state {
-            State::Pending => {}
+            State::Pending | State::Private => {}
             State::Offered(blob) => out[50..82].copy_from_slice(&blob.0),
             State::Bad { changed_ns } => out[50..58].copy_from_slice(&changed_ns.to_le_bytes()),
         }
@@ -98,6 +101,7 @@ impl Record {
             (FORMAT_VERSION, 2) => {
                 State::Bad { changed_ns: i64::from_le_bytes(bytes[50..58].try_into().ok()?) }
             }
+            (FORMAT_VERSION, 3) => State::Private,
             _ => return None,
         };
         Some(Self {
@@ -124,6 +128,8 @@ pub(super) struct Listed {
     pub(super) hash: StoreHash,
     /// [`State::Bad`].
     pub(super) is_bad: bool,
+    /// [`State::Private`].
+    pub(super) is_private: bool,
 }
 
 /// How many paths are in which state.
@@ -144,6 +150,7 @@ impl Counts {
         match record.state {
             State::Pending => self.pending = change(self.pending, 1),
             State::Bad { .. } => self.bad = change(self.bad, 1),
+            State::Private => {}
             State::Offered(_) => {
                 self.offered = change(self.offered, 1);
                 self.offered_bytes = change(self.offered_bytes, record.nar_size);
@@ -222,7 +229,7 @@ impl Index {
         Ok(found)
     }
 
-    /// Notes a path that is to be hashed. False when it is known under this id already; what was known under another
+    /// Notes a path that was not known, as [`State::Pending`] or [`State::Private`]. False when it is known under this id already; what was known under another
     /// one must have been removed before.
     pub(super) fn note(
         &self,
@@ -230,12 +237,13 @@ impl Index {
         id: i64,
         nar_hash: Sha256Digest,
         nar_size: u64,
+        state: State,
     ) -> sled::Result<bool> {
         let _writing = lock(&self.writing);
         if self.get(hash)?.is_some() {
             return Ok(false);
         }
-        let record = Record { id, nar_hash, nar_size, state: State::Pending };
+        let record = Record { id, nar_hash, nar_size, state };
         let mut batch = Batch::default();
         batch.insert(nar_key(nar_hash, hash), &[]);
         self.write(&mut batch, hash, &record);
@@ -349,8 +357,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn listed(key: &[u8], value: &[u8]) -> Option<Listed> {
     let id = i64::from_be_bytes(key.get(1..)?.try_into().ok()?);
     let hash = store_hash(value.get(..20)?)?;
-    let is_bad = value.get(20) == Some(&State::Bad { changed_ns: 0 }.tag());
-    Some(Listed { id, hash, is_bad })
+    let is = |state: State| value.get(20) == Some(&state.tag());
+    Some(Listed { id, hash, is_bad: is(State::Bad { changed_ns: 0 }), is_private: is(State::Private) })
 }
 
 fn store_hash(bytes: &[u8]) -> Option<StoreHash> {
@@ -405,7 +413,7 @@ mod tests {
     proptest! {
         #[test]
         fn records_round_trip(id in 0..=i64::MAX, nar: [u8; 32], nar_size: u64, root: [u8; 32], changed_ns: i64) {
-            for state in [State::Pending, State::Offered(BlobId(root)), State::Bad { changed_ns }] {
+            for state in [State::Pending, State::Private, State::Offered(BlobId(root)), State::Bad { changed_ns }] {
                 let record = Record { id, nar_hash: Sha256Digest(nar), nar_size, state };
                 prop_assert_eq!(Record::decode(&record.encode()), Some(record));
             }
@@ -420,8 +428,8 @@ mod tests {
     #[test]
     fn a_path_is_found_under_its_names_from_when_it_is_offered_until_it_is_removed() {
         let (_directory, index) = open();
-        assert!(index.note(hash(1), 5, NAR, 100).unwrap());
-        assert!(!index.note(hash(1), 5, NAR, 100).unwrap(), "known already");
+        assert!(index.note(hash(1), 5, NAR, 100, State::Pending).unwrap());
+        assert!(!index.note(hash(1), 5, NAR, 100, State::Pending).unwrap(), "known already");
         assert_eq!(index.find(NAR.into()).unwrap()[0].1.claim(), None);
         assert_eq!(index.find(BLOB.into()).unwrap(), []);
 
@@ -447,7 +455,7 @@ mod tests {
     fn paths_with_the_same_nar_share_its_names() {
         let (_directory, index) = open();
         for number in 1..=3 {
-            index.note(hash(number), number.into(), NAR, 100).unwrap();
+            index.note(hash(number), number.into(), NAR, 100, State::Pending).unwrap();
         }
         index.settle(hash(2), 2, State::Offered(BLOB)).unwrap();
         let found = index.find(NAR.into()).unwrap();
@@ -461,8 +469,10 @@ mod tests {
     fn the_newest_pending_path_is_next() {
         let (_directory, index) = open();
         for number in 1..=5u8 {
-            index.note(hash(number), i64::from(number) * 100, Sha256Digest([number; 32]), 1).unwrap();
+            let (id, nar) = (i64::from(number) * 100, Sha256Digest([number; 32]));
+            index.note(hash(number), id, nar, 1, State::Pending).unwrap();
         }
+        index.note(hash(6), 600, NAR, 1, State::Private).unwrap();
         index.settle(hash(5), 500, State::Bad { changed_ns: 7 }).unwrap();
         index.settle(hash(3), 300, State::Offered(BLOB)).unwrap();
         let mut order = Vec::new();
@@ -472,7 +482,7 @@ mod tests {
             below = next.id;
         }
         assert_eq!(order, [400, 200, 100]);
-        assert_eq!(index.last_id().unwrap(), 500);
+        assert_eq!(index.last_id().unwrap(), 600);
         let listed = index.between(300, 500).unwrap();
         assert_eq!(listed.iter().map(|entry| entry.id).collect::<Vec<_>>(), [300, 400, 500]);
         assert!(listed[2].is_bad && !listed[0].is_bad);
@@ -481,9 +491,9 @@ mod tests {
     #[test]
     fn it_is_all_there_after_a_restart() {
         let (directory, index) = open();
-        index.note(hash(1), 1, NAR, 100).unwrap();
+        index.note(hash(1), 1, NAR, 100, State::Pending).unwrap();
         index.settle(hash(1), 1, State::Offered(BLOB)).unwrap();
-        index.note(hash(2), 2, NAR, 100).unwrap();
+        index.note(hash(2), 2, NAR, 100, State::Pending).unwrap();
         let (counts, record) = (index.counts(), index.get(hash(1)).unwrap());
         index.flush().unwrap();
         drop(index);

@@ -22,25 +22,27 @@ mod testing;
 mod tests;
 mod watch;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use p2p_cache_protocol::{Claim, NarInfo, Sha256Digest, StoreHash};
+use p2p_cache_protocol::{Claim, Digest, NarInfo, Sha256Digest, StoreHash};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::{Semaphore, watch as cell};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::copies::SecondCopies;
 pub use self::database::{Database, DatabaseError, MAX_SCHEMA, StoredPath};
-use self::hasher::Hasher;
+use self::hasher::{Asked, Hasher};
 pub use self::index::Counts;
-use self::index::Index;
+use self::index::{Index, State};
 use self::nar::NarReader;
 use self::outboards::Outboards;
-pub use self::shared::{Eligible, NixStoreOptions, OnClaim};
+pub use self::shared::{Judge, NixStoreOptions, OnClaim, OnOffer, OnPath, PathVisitor, Verdict};
 use self::shared::{Shared, Trouble};
 use self::watch::Follower;
 use crate::damage::{is_damage, unpanic};
@@ -53,6 +55,12 @@ const MAX_LOOKUPS: usize = 16;
 pub struct NixStore {
     /// `None` when there is none, or nowhere to keep its index.
     running: Option<Arc<Running>>,
+}
+
+impl fmt::Debug for NixStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NixStore").field("usage", &self.usage()).finish_non_exhaustive()
+    }
 }
 
 struct Running {
@@ -137,30 +145,78 @@ impl NixStore {
     /// When database or files cannot be read; when the files are plainly not what Nix noted.
     pub async fn open_nar(&self, hash: StoreHash) -> io::Result<Option<OpenNar>> {
         let opened = self.blocking(move |shared| {
-            let Some(path) = shared.path_by_hash(hash)? else { return Ok(None) };
-            let reader = shared.readers.open(&path.store_path, path.id, path.nar_size)?;
-            Ok(Some(OpenNar { reader, sha256: path.nar_hash, size: path.nar_size }))
+            shared.path_by_hash(hash)?.map_or(Ok(None), |path| shared.open_nar(&path))
         });
         Ok(opened.await?.flatten())
+    }
+
+    /// The NAR that `digest` names, when it is that of a path that was noted, for clients on this machine.
+    ///
+    /// # Errors
+    /// As [`NixStore::open_nar`].
+    pub async fn open_digest(&self, digest: Digest) -> io::Result<Option<OpenNar>> {
+        let opened = self.blocking(move |shared| {
+            for (hash, record) in shared.index.find(digest)? {
+                if let Some(path) = shared.valid_path(hash, record.id)?
+                    && let Some(open) = shared.open_nar(&path)?
+                {
+                    return Ok(Some(open));
+                }
+            }
+            Ok(None)
+        });
+        Ok(opened.await?.flatten())
+    }
+
+    /// A number that changes soon after the database does: what was learnt from this store under another one may not be
+    /// so any more.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.running.as_ref().map_or(0, |running| running.shared.generation())
+    }
+
+    /// Changes each time that the database was opened: then there may be much that [`NixStore::visit`] did not show.
+    #[must_use]
+    pub fn opened(&self) -> cell::Receiver<u64> {
+        match &self.running {
+            Some(running) => running.shared.opened.subscribe(),
+            None => cell::Sender::new(0).subscribe(),
+        }
+    }
+
+    /// Shows every path that is offered or will be. What comes or goes meanwhile may or may not be shown.
+    ///
+    /// # Errors
+    /// When database or index cannot be read.
+    pub async fn visit<V: PathVisitor>(&self, mut visitor: V) -> io::Result<V> {
+        if self.running.is_none() {
+            return Ok(visitor);
+        }
+        let visited = self.blocking(move |shared| {
+            shared.visit(&mut visitor)?;
+            Ok(visitor)
+        });
+        visited.await?.ok_or_else(|| io::Error::other("the live store is gone"))
+    }
+
+    /// Registers `p2p_cache_live_hashed_bytes_total`.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Bytes of store paths that were hashed before they are offered";
+        registry.register_with_unit("p2p_cache_live_hashed", help, Unit::Bytes, self.hashed_bytes());
     }
 
     /// Hashes a path before all that nobody waits for.
     pub fn prioritise(&self, hash: StoreHash) {
         if let Some(running) = &self.running {
-            running.shared.queue.ask(hash);
+            running.shared.queue.ask(Asked::Path(hash));
         }
     }
 
-    /// The blob store has a new blob: when a path with the same NAR is offered, or is to be, that copy goes.
-    pub async fn blob_committed(&self, nar: Sha256Digest) {
-        let asked = self.blocking(move |shared| {
-            for (hash, _) in shared.index.find(nar.into())? {
-                shared.queue.ask(hash);
-            }
-            Ok(())
-        });
-        if let Err(error) = asked.await {
-            tracing::debug!(%nar, %error, "cannot see whether a blob stands in the Nix store");
+    /// The blob store has a new blob: when a path with the same NAR is offered, or is to be, that copy goes. Does not
+    /// block.
+    pub fn blob_committed(&self, nar: Sha256Digest) {
+        if let Some(running) = &self.running {
+            running.shared.queue.ask(Asked::Nar(nar));
         }
     }
 
@@ -230,6 +286,18 @@ impl NixStore {
             Trouble::Files(error) => error,
             other => io::Error::other(other),
         })
+    }
+}
+
+impl Shared {
+    /// `None` for a path whose bytes are known to be wrong.
+    fn open_nar(&self, path: &StoredPath) -> Result<Option<OpenNar>, Trouble> {
+        let known = self.index.get(path.store_path.hash())?.filter(|known| known.id == path.id);
+        if known.is_some_and(|known| matches!(known.state, State::Bad { .. })) {
+            return Ok(None);
+        }
+        let reader = self.readers.open(&path.store_path, path.id, path.nar_size)?;
+        Ok(Some(OpenNar { reader, sha256: path.nar_hash, size: path.nar_size }))
     }
 }
 

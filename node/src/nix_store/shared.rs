@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use p2p_cache_protocol::{BlobId, Claim, StoreHash};
@@ -11,25 +12,49 @@ use tokio::sync::watch;
 
 use super::copies::SecondCopies;
 use super::database::{Database, DatabaseError, StoredPath};
-use super::hasher::{Queue, changed_ns};
+use super::hasher::{Asked, Queue, changed_ns};
 use super::index::{Index, State};
 use super::outboards::Outboards;
 use super::readers::Readers;
 
-/// Whether a path may be offered to anybody at all; only such paths are hashed.
-pub type Eligible = Arc<dyn Fn(&StoredPath) -> bool + Send + Sync>;
-/// Told of a claim. Called on threads that may block, and should not do so for long.
+/// What is to become of a valid path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Hashed and offered.
+    Offer,
+    /// Not offered, but named as one of the paths that have its NAR, since that NAR must not be offered either.
+    Remember,
+    /// Left alone.
+    Ignore,
+}
+
+/// Judges a path. It is asked again about each path that it does not offer whenever the database has changed, and about
+/// each that it does before it is given away.
+pub type Judge = Arc<dyn Fn(&StoredPath) -> Verdict + Send + Sync>;
+/// Told of a path. Called on threads that may block, and should not do so for long.
+pub type OnPath = Box<dyn Fn(&StoredPath) + Send + Sync>;
+/// Told of a path and what is claimed of it, or of a claim alone; likewise.
+pub type OnOffer = Box<dyn Fn(&StoredPath, &Claim) + Send + Sync>;
+/// See [`OnOffer`].
 pub type OnClaim = Box<dyn Fn(&Claim) + Send + Sync>;
+
+/// Is shown the paths of a store; a break ends it.
+pub trait PathVisitor: Send + 'static {
+    /// A path that is offered or will be, with its blob once it is hashed.
+    fn path(&mut self, path: &StoredPath, blob: Option<BlobId>) -> ControlFlow<()>;
+}
 
 /// Settings of a [`NixStore`](super::NixStore).
 pub struct NixStoreOptions {
     /// Which paths may be offered.
-    pub eligible: Eligible,
+    pub judge: Judge,
     /// Where second copies of store paths may lie.
     pub copies: Option<Arc<dyn SecondCopies>>,
+    /// A path will be hashed and offered. Those that are known are shown by [`NixStore::visit`](super::NixStore::visit).
+    pub on_noted: OnPath,
     /// A path was hashed and is offered from now on. Those of an earlier run are listed by
     /// [`NixStore::offers`](super::NixStore::offers).
-    pub on_offered: OnClaim,
+    pub on_offered: OnOffer,
     /// No path has this NAR any more.
     pub on_withdrawn: OnClaim,
     /// Limit of the hashing in the background; `None` is unlimited. Paths that are asked for do not count.
@@ -45,11 +70,12 @@ pub struct NixStoreOptions {
 impl NixStoreOptions {
     /// Everything but what may be offered, which is for the caller to say.
     #[must_use]
-    pub fn new(eligible: Eligible) -> Self {
+    pub fn new(judge: Judge) -> Self {
         Self {
-            eligible,
+            judge,
             copies: None,
-            on_offered: Box::new(|_| ()),
+            on_noted: Box::new(|_| ()),
+            on_offered: Box::new(|_, _| ()),
             on_withdrawn: Box::new(|_| ()),
             hash_rate_bytes_per_second: None,
             power_supplies: PathBuf::from(super::hasher::power::POWER_SUPPLIES),
@@ -81,6 +107,10 @@ pub(super) struct Shared {
     pub(super) hashed_bytes: Counter,
     /// Counts the paths that came to an end, for those who wait for one.
     pub(super) settled: watch::Sender<u64>,
+    /// Counts the times that the database was opened.
+    pub(super) opened: watch::Sender<u64>,
+    /// Changes whenever the database has changed.
+    generation: AtomicU64,
     database: RwLock<Option<Arc<Database>>>,
 }
 
@@ -96,6 +126,8 @@ impl Shared {
             queue: Queue::default(),
             hashed_bytes: Counter::default(),
             settled: watch::Sender::new(0),
+            opened: watch::Sender::new(0),
+            generation: AtomicU64::new(0),
             database: RwLock::new(None),
         }
     }
@@ -106,7 +138,21 @@ impl Shared {
     }
 
     pub(super) fn set_database(&self, database: Option<Arc<Database>>) {
+        let is_open = database.is_some();
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
+        self.changed();
+        if is_open {
+            self.opened.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// What was read of the database before may not be so any more.
+    pub(super) fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// What the database says of a path, if it still stands in the row `id`.
@@ -114,22 +160,44 @@ impl Shared {
         Ok(self.path_by_hash(hash)?.filter(|path| path.id == id))
     }
 
-    /// Notes a path of the database that is to be hashed, if it is one.
+    /// Whether a path may be offered to anybody at all.
+    pub(super) fn may_offer(&self, path: &StoredPath) -> bool {
+        (self.options.judge)(path) == Verdict::Offer
+    }
+
+    /// Notes a path of the database, if there is something to be done with it.
     pub(super) fn note(&self, path: &StoredPath) -> Result<(), Trouble> {
-        let hash = path.store_path.hash();
-        if !(self.options.eligible)(path) && self.copy_of(path)?.is_none() {
-            return Ok(());
-        }
-        if let Some(known) = self.index.get(hash)?.filter(|known| known.id != path.id) {
+        let (hash, id) = (path.store_path.hash(), path.id);
+        let verdict = (self.options.judge)(path);
+        let state = match verdict {
+            Verdict::Offer => State::Pending,
+            // Not for others, but needed no second time.
+            _ if self.copy_of(path)?.is_some() => State::Pending,
+            Verdict::Remember => State::Private,
+            Verdict::Ignore => return Ok(()),
+        };
+        let known = self.index.get(hash)?;
+        if let Some(known) = known.filter(|known| known.id != id) {
             self.withdraw(hash, known.id)?;
         }
-        if self.index.note(hash, path.id, path.nar_hash, path.nar_size)? {
-            self.queue.noted(path.id);
+        let noted = match known.filter(|known| known.id == id) {
+            Some(known) if known.state == State::Private && state == State::Pending => {
+                self.index.settle(hash, id, state)?
+            }
+            Some(_) => false,
+            None => self.index.note(hash, id, path.nar_hash, path.nar_size, state)?,
+        };
+        if noted && state == State::Pending {
+            if verdict == Verdict::Offer {
+                (self.options.on_noted)(path);
+            }
+            self.queue.noted(id);
         }
         Ok(())
     }
 
-    fn copy_of(&self, path: &StoredPath) -> io::Result<Option<Claim>> {
+    /// The copy that the blob store has of a path and would give up.
+    pub(super) fn copy_of(&self, path: &StoredPath) -> io::Result<Option<Claim>> {
         self.options.copies.as_ref().map_or(Ok(None), |copies| copies.held(path.nar_hash))
     }
 
@@ -139,7 +207,9 @@ impl Shared {
         if self.index.settle(hash, path.id, State::Offered(blob))? {
             let claim = Claim { sha256: path.nar_hash, blob, size: path.nar_size };
             tracing::debug!(path = %path.store_path, %blob, "a store path is offered");
-            (self.options.on_offered)(&claim);
+            if self.may_offer(path) {
+                (self.options.on_offered)(path, &claim);
+            }
             self.announce_settled();
         }
         Ok(())
@@ -174,7 +244,7 @@ impl Shared {
     pub(super) fn hash_again(&self, hash: StoreHash, id: i64) -> Result<(), Trouble> {
         if self.index.settle(hash, id, State::Pending)? {
             self.queue.noted(id);
-            self.queue.ask(hash);
+            self.queue.ask(Asked::Path(hash));
         }
         Ok(())
     }

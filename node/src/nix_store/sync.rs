@@ -1,10 +1,10 @@
 //! Bringing the index in line with the database: what is new is noted, what is gone is withdrawn.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::database::Database;
-use super::shared::{Shared, Trouble};
+use super::shared::{PathVisitor, Shared, Trouble};
 
 /// Rows read at once: about 1 MiB.
 const BATCH: usize = 512;
@@ -70,6 +70,7 @@ impl Sync {
                 self.note_new(shared, database)?;
             }
             self.version = Some(version);
+            shared.changed();
             (self.withdraw.wanted, self.examine.wanted) = (true, true);
         }
         let began = Instant::now();
@@ -105,8 +106,9 @@ impl Sync {
     fn examine(&mut self, shared: &Shared, database: &Database) -> Result<(), Trouble> {
         let mut after = 0;
         while let Some((paths, last)) = database.registered_after(after, BATCH)? {
-            let known: HashMap<_, _> =
-                shared.index.between(after + 1, last)?.iter().map(|entry| (entry.id, entry.hash)).collect();
+            // Those that are remembered only may have been signed.
+            let known = shared.index.between(after + 1, last)?.into_iter().filter(|entry| !entry.is_private);
+            let known: HashMap<_, _> = known.map(|entry| (entry.id, entry.hash)).collect();
             for path in paths.iter().filter(|path| known.get(&path.id) != Some(&path.store_path.hash())) {
                 shared.note(path)?;
             }
@@ -115,6 +117,28 @@ impl Sync {
             if shared.queue.is_stopped() {
                 break;
             }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Shows every path that is known and valid and may be offered, with its blob once it is hashed.
+    pub(super) fn visit(&self, visitor: &mut impl PathVisitor) -> Result<(), Trouble> {
+        let Some(database) = self.database() else { return Ok(()) };
+        let mut after = 0;
+        while let Some((paths, last)) = database.registered_after(after, BATCH)? {
+            let known = self.index.between(after + 1, last)?;
+            let known: HashSet<_> =
+                known.iter().filter(|entry| !entry.is_private).map(|entry| entry.id).collect();
+            for path in paths.iter().filter(|path| known.contains(&path.id) && self.may_offer(path)) {
+                let record = self.index.get(path.store_path.hash())?.filter(|record| record.id == path.id);
+                let blob = record.and_then(|record| record.claim()).map(|claim| claim.blob);
+                if visitor.path(path, blob).is_break() {
+                    return Ok(());
+                }
+            }
+            after = last;
         }
         Ok(())
     }

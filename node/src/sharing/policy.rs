@@ -102,7 +102,7 @@ impl SharingPolicy {
     #[must_use]
     pub fn may_share(&self, subject: &Subject<'_>, scope: Scope) -> bool {
         self.serves(scope)
-            && !subject.paths.iter().any(|path| self.is_excluded(path))
+            && !subject.paths.iter().any(|path| self.excludes(path))
             && (subject.published || subject.paths.iter().any(|path| self.is_public(path)))
     }
 
@@ -145,7 +145,9 @@ impl SharingPolicy {
         }
     }
 
-    fn is_excluded(&self, narinfo: &NarInfo) -> bool {
+    /// Whether a path has a name that never leaves the machine; neither does what has the same NAR.
+    #[must_use]
+    pub fn excludes(&self, narinfo: &NarInfo) -> bool {
         self.never.iter().any(|pattern| pattern.matches(narinfo.store_path.name()))
     }
 

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use p2p_cache_protocol::StoreHash;
+use p2p_cache_protocol::{Digest, StoreHash};
 
 use self::pace::Pace;
 use self::pass::Outcome;
-pub(super) use self::queue::Queue;
+pub(super) use self::queue::{Asked, Queue};
 use super::database::StoredPath;
 use super::index::State;
 use super::shared::{Shared, Trouble};
@@ -76,16 +76,14 @@ fn run(shared: &Shared, line: Line) {
     }
     let mut pace = Pace::new(shared.options.hash_rate_bytes_per_second, Instant::now());
     loop {
-        let next = match line {
-            Line::Asked => Ok(shared.queue.next_asked()),
-            Line::Background => wait_for_power(shared, shared.queue.next(&shared.index)),
+        let done = match line {
+            Line::Asked => settle_asked(shared, &mut pace),
+            Line::Background => settle_next(shared, &mut pace),
         };
-        let settled = match next {
-            Ok(None) => return,
-            Ok(Some(hash)) => settle(shared, hash, line, &mut pace),
-            Err(error) => Err(error.into()),
-        };
-        if let Err(trouble) = settled {
+        if shared.queue.is_stopped() {
+            return;
+        }
+        if let Err(trouble) = done {
             tracing::warn!(error = %trouble, "store paths are not hashed for {} s", TROUBLE_PAUSE.as_secs());
             if shared.queue.pause(TROUBLE_PAUSE) {
                 return;
@@ -94,14 +92,25 @@ fn run(shared: &Shared, line: Line) {
     }
 }
 
-/// Holds the path back while the machine runs on its battery.
-fn wait_for_power<T>(shared: &Shared, next: sled::Result<Option<T>>) -> sled::Result<Option<T>> {
-    while matches!(next, Ok(Some(_))) && power::on_battery(&shared.options.power_supplies) {
-        if shared.queue.pause(POWER_INTERVAL) {
-            return Ok(None);
+fn settle_asked(shared: &Shared, pace: &mut Pace) -> Result<(), Trouble> {
+    match shared.queue.next_asked() {
+        None => Ok(()),
+        Some(Asked::Path(hash)) => settle(shared, hash, Line::Asked, pace),
+        Some(Asked::Nar(nar)) => {
+            let paths = shared.index.find(Digest::Sha256(nar))?;
+            paths.into_iter().try_for_each(|(hash, _)| settle(shared, hash, Line::Asked, pace))
         }
     }
-    next
+}
+
+fn settle_next(shared: &Shared, pace: &mut Pace) -> Result<(), Trouble> {
+    let Some(hash) = shared.queue.next(&shared.index)? else { return Ok(()) };
+    while power::on_battery(&shared.options.power_supplies) {
+        if shared.queue.pause(POWER_INTERVAL) {
+            return Ok(());
+        }
+    }
+    settle(shared, hash, Line::Background, pace)
 }
 
 /// Brings a path to its end: offered, or bad; and drops the copy of it that the blob store has.
@@ -116,8 +125,12 @@ fn settle(shared: &Shared, hash: StoreHash, line: Line, pace: &mut Pace) -> Resu
     }
     match record.state {
         State::Pending if adopt(shared, &path)? => {}
-        State::Pending => hash_path(shared, &path, line, pace)?,
-        State::Offered(_) | State::Bad { .. } => {}
+        State::Pending if shared.may_offer(&path) || shared.copy_of(&path)?.is_some() => {
+            hash_path(shared, &path, line, pace)?;
+        }
+        // The owner has changed his mind.
+        State::Pending => return shared.withdraw(hash, record.id),
+        State::Offered(_) | State::Private | State::Bad { .. } => {}
     }
     shared.drop_copy(&path)
 }

@@ -4,12 +4,21 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2p_cache_protocol::StoreHash;
+use p2p_cache_protocol::{Sha256Digest, StoreHash};
 
 use crate::nix_store::index::Index;
 
-/// Paths that were asked for and wait; more are hashed in their turn.
+/// What was asked for and waits; more is hashed in its turn.
 const MAX_ASKED: usize = 1024;
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::nix_store) enum Asked {
+    /// A path.
+    Path(StoreHash),
+    /// All paths with this NAR.
+    Nar(Sha256Digest),
+}
 
 /// Two lines: paths that somebody asked for, and all others, from the newest to the oldest.
 #[derive(Debug, Default)]
@@ -20,9 +29,9 @@ pub(in crate::nix_store) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    asked: VecDeque<StoreHash>,
+    asked: VecDeque<Asked>,
     /// The same, for finding out whether one is in it already.
-    in_asked: HashSet<StoreHash>,
+    in_asked: HashSet<Asked>,
     /// The ids at and above this one were looked at; `None` before the first look.
     below: Option<i64>,
     /// Counts what was noted, so that nobody waits for what came while he looked.
@@ -31,11 +40,11 @@ struct State {
 }
 
 impl Queue {
-    /// Somebody waits for this path.
-    pub(in crate::nix_store) fn ask(&self, hash: StoreHash) {
+    /// Somebody waits for this.
+    pub(in crate::nix_store) fn ask(&self, asked: Asked) {
         let mut state = self.lock();
-        if state.asked.len() < MAX_ASKED && state.in_asked.insert(hash) {
-            state.asked.push_back(hash);
+        if state.asked.len() < MAX_ASKED && state.in_asked.insert(asked) {
+            state.asked.push_back(asked);
             self.changed.notify_all();
         }
     }
@@ -60,16 +69,16 @@ impl Queue {
         self.lock().stopped
     }
 
-    /// The next path that was asked for; `None` when it is time to stop.
-    pub(super) fn next_asked(&self) -> Option<StoreHash> {
+    /// What was asked for next; `None` when it is time to stop.
+    pub(super) fn next_asked(&self) -> Option<Asked> {
         let mut state = self.lock();
         loop {
             if state.stopped {
                 return None;
             }
-            if let Some(hash) = state.asked.pop_front() {
-                state.in_asked.remove(&hash);
-                return Some(hash);
+            if let Some(asked) = state.asked.pop_front() {
+                state.in_asked.remove(&asked);
+                return Some(asked);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -130,7 +139,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use p2p_cache_protocol::{BlobId, Sha256Digest};
+    use p2p_cache_protocol::BlobId;
 
     use super::*;
     use crate::nix_store::index::State as Progress;
@@ -140,7 +149,7 @@ mod tests {
     }
 
     fn note(index: &Index, queue: &Queue, number: u8) {
-        index.note(hash(number), number.into(), Sha256Digest([number; 32]), 1).unwrap();
+        index.note(hash(number), number.into(), Sha256Digest([number; 32]), 1, Progress::Pending).unwrap();
         queue.noted(number.into());
     }
 
@@ -169,12 +178,13 @@ mod tests {
         for number in 0..2 * MAX_ASKED as u64 {
             let mut bytes = [0; 20];
             bytes[..8].copy_from_slice(&number.to_le_bytes());
-            queue.ask(StoreHash::from(bytes));
-            queue.ask(StoreHash::from(bytes));
+            queue.ask(Asked::Path(StoreHash::from(bytes)));
+            queue.ask(Asked::Path(StoreHash::from(bytes)));
         }
         assert_eq!(queue.lock().asked.len(), MAX_ASKED);
-        assert_eq!(queue.next_asked(), Some(StoreHash::from([0; 20])));
-        queue.ask(StoreHash::from([0; 20]));
+        let first = Asked::Path(StoreHash::from([0; 20]));
+        assert_eq!(queue.next_asked(), Some(first));
+        queue.ask(first);
         assert_eq!(queue.lock().asked.len(), MAX_ASKED, "it may be asked for again");
     }
 
@@ -188,9 +198,9 @@ mod tests {
             let asked = scope.spawn(|| queue.next_asked());
             let paused = scope.spawn(|| queue.pause(Duration::from_secs(600)));
             note(&index, &queue, 5);
-            queue.ask(hash(6));
+            queue.ask(Asked::Nar(Sha256Digest([6; 32])));
             assert_eq!(waiting.join().unwrap(), Some(hash(5)));
-            assert_eq!(asked.join().unwrap(), Some(hash(6)));
+            assert_eq!(asked.join().unwrap(), Some(Asked::Nar(Sha256Digest([6; 32]))));
             queue.stop();
             assert!(paused.join().unwrap());
         });

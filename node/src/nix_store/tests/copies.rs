@@ -97,7 +97,7 @@ async fn a_blob_that_is_committed_after_its_path_was_registered_goes_too() {
     let (nix, _) = open_with(&store, &blobs).await;
     wait_for_offers(&nix, 1).await;
     put(&blobs, &nar, false).await;
-    nix.blob_committed(Sha256Digest::of(&nar)).await;
+    nix.blob_committed(Sha256Digest::of(&nar));
     wait_until("the blob to be dropped", async || !held(&blobs, &nar).await).await;
     assert!(found(&nix, &nar).await);
     nix.shutdown().await;

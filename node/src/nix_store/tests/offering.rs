@@ -1,7 +1,9 @@
 use std::fs;
 use std::io::Read;
+use std::ops::ControlFlow;
 
 use super::*;
+use crate::nix_store::PathVisitor;
 use crate::nix_store::testing::hash_of;
 use crate::peers::conformance::{Fixture, check};
 
@@ -53,6 +55,7 @@ async fn a_path_whose_bytes_are_wrong_is_never_offered_until_it_is_repaired() {
     let (nix, news) = open(&store).await;
     wait_until("the damage to be found", async || nix.usage().counts.bad == 1).await;
     assert!(!found(&nix, &nar).await);
+    assert!(nix.open_nar(hash_of(&path)).await.unwrap().is_none(), "nor to clients of this machine");
 
     store.add_file("another", b"a change of the database");
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -83,6 +86,38 @@ async fn a_path_of_a_wrong_length_or_without_its_files_is_not_offered() {
     wait_until("the damage to be found", async || nix.usage().counts.bad == 3).await;
     assert!(nix.open_nar(hash_of(&shorter)).await.is_err(), "plainly not what Nix noted");
     assert!(news.offered.lock().unwrap().is_empty());
+    nix.shutdown().await;
+}
+
+#[derive(Default)]
+struct Shown(Vec<(String, Option<BlobId>)>);
+
+impl PathVisitor for Shown {
+    fn path(&mut self, path: &StoredPath, blob: Option<BlobId>) -> ControlFlow<()> {
+        self.0.push((path.store_path.to_string(), blob));
+        ControlFlow::Continue(())
+    }
+}
+
+#[tokio::test]
+async fn what_must_stay_private_is_named_beside_what_has_the_same_nar() {
+    let Some(store) = RealStore::new() else { return };
+    let secret = store.add_signed("secret", &[1; 50_000]);
+    let public = store.add_signed("public", &[1; 50_000]);
+    let other = store.add_signed("secret-other", &[2; 50_000]);
+    let (nix, _) = open(&store).await;
+    wait_for_offers(&nix, 1).await;
+    let nar = Sha256Digest::of(&store.dump(&public));
+    let narinfos = Holdings::narinfos_of(&nix, nar).await.unwrap();
+    let mut paths: Vec<_> = narinfos.iter().map(|narinfo| narinfo.store_path.to_string()).collect();
+    paths.sort();
+    let mut expected = [public.clone(), secret];
+    expected.sort();
+    assert_eq!(paths, expected);
+    assert!(!found(&nix, &store.dump(&other)).await);
+
+    let shown = nix.visit(Shown::default()).await.unwrap();
+    assert_eq!(shown.0, [(public.clone(), Some(claim_of(&store.dump(&public)).blob))]);
     nix.shutdown().await;
 }
 
