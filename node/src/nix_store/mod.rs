@@ -139,7 +139,7 @@ impl NixStore {
         Ok(found.map(|path| path.gateway_narinfo()))
     }
 
-    /// The NAR of any valid path, hashed or not, for clients on this machine.
+    /// The NAR of any valid path, hashed or not, for clients on this machine; `None` for one that is known to be bad, too.
     ///
     /// # Errors
     /// When database or files cannot be read; when the files are plainly not what Nix noted.
