@@ -51,6 +51,7 @@ pub(crate) use self::error::is_no_space;
 pub use self::error::{StoreError, WriteError};
 pub use self::gc::{GcOptions, GcReport};
 pub use self::partial::PartialBlob;
+pub use self::put::SpooledBlob;
 pub use self::verify::{BadBlob, VerifyProgress, VerifyReport};
 pub use self::visit::Visitor;
 
@@ -147,6 +148,23 @@ impl BlobStore {
         S: Stream<Item = io::Result<Bytes>> + Send + Unpin,
     {
         put::put(&self.inner, expected, body, publish).await
+    }
+
+    /// Writes a body of unknown length to disk without making a blob of it. Memory: about 1 MiB.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`], but for the mismatch.
+    pub async fn spool<S>(&self, body: S) -> Result<SpooledBlob, StoreError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + Unpin,
+    {
+        put::spool(&self.inner, body).await
+    }
+
+    /// Makes a blob of a spooled body, which is gone afterwards either way.
+    pub async fn commit(&self, spooled: SpooledBlob) -> Result<BlobMeta, StoreError> {
+        let sha256 = Digest::Sha256(spooled.sha256());
+        put::commit(&self.inner, spooled, sha256, false).await
     }
 
     /// Keeps a narinfo; replaces the one of the same store path.

@@ -1,7 +1,8 @@
 //! Which names in `partial/` are in use, and which leftovers wait to be taken up again.
 //!
-//! A name is *live* while a write goes on, *settling* while its files are being saved or removed, and *idle* while its
-//! files wait for the blob to be asked for again. It is never two of these.
+//! A name is *live* while a write goes on, *parked* while all of it is written and waits to be committed, *settling*
+//! while its files are being saved or removed, and *idle* while its files wait for the blob to be asked for again. It is
+//! never two of these.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +30,7 @@ pub(super) struct Partials {
 #[derive(Debug, Default)]
 struct Table {
     live: HashSet<String>,
+    parked: HashSet<String>,
     settling: HashSet<String>,
     idle: HashMap<String, Leftover>,
 }
@@ -85,10 +87,18 @@ impl Partials {
         })
     }
 
-    /// A live name whose files go on to be saved or removed; it counts no more as a write.
-    pub(super) fn settle(&self, name: &str) {
+    /// A live name whose files are complete and wait; it counts no more as a write.
+    pub(super) fn park(&self, name: &str) {
         let mut table = lock(&self.table);
         if table.live.remove(name) {
+            table.parked.insert(name.to_owned());
+        }
+    }
+
+    /// A live or parked name whose files go on to be saved or removed; it counts no more as a write.
+    pub(super) fn settle(&self, name: &str) {
+        let mut table = lock(&self.table);
+        if table.live.remove(name) || table.parked.remove(name) {
             table.settling.insert(name.to_owned());
         }
     }
@@ -97,6 +107,7 @@ impl Partials {
     pub(super) fn forget(&self, name: &str) {
         let mut table = lock(&self.table);
         table.live.remove(name);
+        table.parked.remove(name);
         table.settling.remove(name);
         self.settled.notify_all();
     }
@@ -137,7 +148,8 @@ impl Partials {
     pub(super) fn is_known(&self, file_name: &str) -> bool {
         let stem = stem(file_name);
         let table = lock(&self.table);
-        table.live.contains(stem) || table.settling.contains(stem) || table.idle.contains_key(stem)
+        let under_way = [&table.live, &table.parked, &table.settling];
+        under_way.iter().any(|names| names.contains(stem)) || table.idle.contains_key(stem)
     }
 
     /// Unfinished writes.

@@ -4,11 +4,12 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use p2p_cache_protocol::Digest;
+use p2p_cache_protocol::{Digest, Sha256Digest};
 
 use super::blob::BlobMeta;
 use super::commit::{self, Finished};
@@ -22,21 +23,47 @@ use crate::sha256::Sha256;
 /// Bytes gathered from the body before they are hashed and written in one turn on a blocking thread.
 const SPOOL_BYTES: usize = 1024 * 1024;
 
-/// The spooled part of a body.
-struct Spool {
+/// A body that is on disk whole and hashed, and is no blob yet. Its files are removed when it is dropped, and at the next
+/// start of the node. It holds no descriptor, and no place among the unfinished writes.
+#[derive(Debug)]
+pub struct SpooledBlob {
     files: TempFiles,
-    data: File,
-    outboard: File,
-    sha256: Sha256,
+    sha256: Sha256Digest,
     size: u64,
+}
+
+impl SpooledBlob {
+    /// SHA-256 of the bytes.
+    pub fn sha256(&self) -> Sha256Digest {
+        self.sha256
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
 }
 
 pub(super) async fn put<S>(
     store: &Arc<StoreInner>,
     expected: Digest,
-    mut body: S,
+    body: S,
     publish: bool,
 ) -> Result<BlobMeta, StoreError>
+where
+    S: Stream<Item = io::Result<Bytes>> + Send + Unpin,
+{
+    let spooled = spool(store, body).await?;
+    if let Digest::Sha256(expected_sha256) = expected
+        && expected_sha256 != spooled.sha256
+    {
+        return Err(StoreError::Mismatch { expected, actual: Digest::Sha256(spooled.sha256) });
+    }
+    commit(store, spooled, expected, publish).await
+}
+
+/// Reads a body to its end.
+pub(super) async fn spool<S>(store: &Arc<StoreInner>, mut body: S) -> Result<SpooledBlob, StoreError>
 where
     S: Stream<Item = io::Result<Bytes>> + Send + Unpin,
 {
@@ -64,26 +91,38 @@ where
         let owned = store.clone();
         spool = store.blocking.long("put", move || spool.append(&owned, &batch)).await?;
     }
+    let Spool { files, sha256, size, .. } = spool;
+    files.park();
+    Ok(SpooledBlob { files, sha256: sha256.finish(), size })
+}
+
+/// Makes a blob of it, if its bytes are the expected ones.
+pub(super) async fn commit(
+    store: &Arc<StoreInner>,
+    spooled: SpooledBlob,
+    expected: Digest,
+    publish: bool,
+) -> Result<BlobMeta, StoreError> {
     let owned = store.clone();
-    let meta = store.blocking.long("commit", move || spool.finish(&owned, expected, publish)).await?;
+    let meta = store.blocking.long("commit", move || spooled.place(&owned, expected, publish)).await?;
     store.index.flush().await?;
     evict::after_commit(store, meta.id).await;
     Ok(meta)
 }
 
+/// A body that is being spooled.
+struct Spool {
+    files: TempFiles,
+    data: File,
+    sha256: Sha256,
+    size: u64,
+}
+
 impl Spool {
     fn create(store: &Arc<StoreInner>) -> Result<Spool, StoreError> {
         let files = TempFiles::reserve(store)?;
-        let create = |path: &std::path::Path| {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(path)
-                .map_err(|e| StoreError::io("cannot create", path, e))
-        };
-        let (data, outboard) = (create(&files.data)?, create(&files.outboard)?);
-        Ok(Spool { data, outboard, files, sha256: Sha256::default(), size: 0 })
+        let data = create(&files.data)?;
+        Ok(Spool { data, files, sha256: Sha256::default(), size: 0 })
     }
 
     fn append(mut self, store: &StoreInner, batch: &[Bytes]) -> Result<Spool, StoreError> {
@@ -99,15 +138,17 @@ impl Spool {
         }
         Ok(self)
     }
+}
 
-    fn finish(self, store: &StoreInner, expected: Digest, publish: bool) -> Result<BlobMeta, StoreError> {
-        let sha256 = self.sha256.finish();
-        if let Digest::Sha256(_) = expected
-            && expected != Digest::Sha256(sha256)
-        {
-            return Err(StoreError::Mismatch { expected, actual: Digest::Sha256(sha256) });
-        }
-        let id = outboard::build(&self.data, self.size, &self.outboard)
+impl SpooledBlob {
+    fn place(self, store: &StoreInner, expected: Digest, publish: bool) -> Result<BlobMeta, StoreError> {
+        let data = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.files.data)
+            .map_err(|e| StoreError::io("cannot open", &self.files.data, e))?;
+        let outboard = create(&self.files.outboard)?;
+        let id = outboard::build(&data, self.size, &outboard)
             .map_err(|e| StoreError::io("cannot build the hash tree of", &self.files.data, e))?;
         if let Digest::Blake3(_) = expected
             && expected != Digest::Blake3(id)
@@ -118,13 +159,19 @@ impl Spool {
             store,
             &Finished {
                 files: &self.files,
-                data: &self.data,
-                outboard: &self.outboard,
+                data: &data,
+                outboard: &outboard,
                 id,
-                sha256,
+                sha256: self.sha256,
                 size: self.size,
                 publish,
             },
         )
     }
+}
+
+fn create(path: &Path) -> Result<File, StoreError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    options.open(path).map_err(|e| StoreError::io("cannot create", path, e))
 }

@@ -66,6 +66,11 @@ impl TempFiles {
         }
     }
 
+    /// The files are complete and wait.
+    pub(super) fn park(&self) {
+        self.store.partials.park(&self.name);
+    }
+
     /// The data and the outboard have been renamed into place.
     pub(super) fn keep(&self) {
         self.ended.store(true, Ordering::SeqCst);
