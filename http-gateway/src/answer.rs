@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 
-use crate::SourceError;
+use crate::{Rejection, SourceError};
 
 /// What a request does, because the same failure means different things to a reader and to a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,12 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let text = format!("{}\n", self.reason);
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-        (self.status, [(CONTENT_TYPE, kind)], text).into_response()
+        let mut response = (self.status, [(CONTENT_TYPE, kind)], text).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Basic realm=\"p2p-cache\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
     }
 }
 
@@ -53,9 +58,11 @@ pub(crate) fn refuse(error: &SourceError, access: Access) -> Refusal {
     use SourceError as E;
     let refusal = match (error, access) {
         (E::NotFound, Read | Write) => Refusal::NOT_FOUND,
-        (E::Upstream(_) | E::Mismatch(_) | E::TooLarge | E::NoSpace | E::Internal(_), Read) => {
-            Refusal::NOT_FOUND
-        }
+        (
+            E::Upstream(_) | E::Mismatch(_) | E::Rejected(_) | E::TooLarge | E::NoSpace | E::Internal(_),
+            Read,
+        ) => Refusal::NOT_FOUND,
+        (E::Rejected(rejection), Write) => rejected(*rejection),
         (E::Invalid(_), Read | Write) => Refusal::bad_request("bad request"),
         (E::Upstream(_), Write) => Refusal::new(StatusCode::BAD_GATEWAY, "upstream failure"),
         (E::Mismatch(_), Write) => {
@@ -68,11 +75,24 @@ pub(crate) fn refuse(error: &SourceError, access: Access) -> Refusal {
     match error {
         E::NotFound => tracing::debug!(status = refusal.status.as_u16(), "not found"),
         E::Internal(_) => tracing::error!(status = refusal.status.as_u16(), %error, "request failed"),
-        E::Upstream(_) | E::Invalid(_) | E::Mismatch(_) | E::TooLarge | E::NoSpace => {
+        E::Upstream(_) | E::Invalid(_) | E::Mismatch(_) | E::Rejected(_) | E::TooLarge | E::NoSpace => {
             tracing::warn!(status = refusal.status.as_u16(), %error, "request failed");
         }
     }
     refusal
+}
+
+fn rejected(rejection: Rejection) -> Refusal {
+    let status = match rejection {
+        Rejection::NarMissing | Rejection::Superseded => StatusCode::CONFLICT,
+        Rejection::NarDiffers | Rejection::FileDiffers | Rejection::BadFile => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        Rejection::OtherStore => StatusCode::BAD_REQUEST,
+        Rejection::Unsigned => StatusCode::FORBIDDEN,
+        Rejection::TooManyWaiting => StatusCode::INSUFFICIENT_STORAGE,
+    };
+    Refusal::new(status, rejection.reason())
 }
 
 /// Waits for a source as long as a client would; a source that hangs becomes an upstream failure, hence a 404.
@@ -99,6 +119,7 @@ mod tests {
             SourceError::Upstream(text()),
             SourceError::Invalid(text()),
             SourceError::Mismatch(text()),
+            SourceError::Rejected(Rejection::Unsigned),
             SourceError::TooLarge,
             SourceError::NoSpace,
             SourceError::Internal(text()),
@@ -117,7 +138,7 @@ mod tests {
     fn writers_hear_what_went_wrong() {
         let codes: Vec<u16> =
             every_error().iter().map(|error| refuse(error, Access::Write).status.as_u16()).collect();
-        assert_eq!(codes, [404, 502, 400, 422, 413, 507, 500]);
+        assert_eq!(codes, [404, 502, 400, 422, 403, 413, 507, 500]);
     }
 
     #[test]

@@ -6,9 +6,14 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
-use p2p_cache_protocol::{BlobId, Digest, KeyError, NarInfo, PublicKey, SecretKey, Sha256Digest, StoreHash};
+use p2p_cache_protocol::{
+    BlobId, Compression, Digest, KeyError, NarInfo, PublicKey, SecretKey, Sha256Digest, StoreHash,
+};
 
-use crate::{Artifact, ArtifactSource, BODY_CHUNK_BYTES, BodyStream, SourceError};
+use crate::{
+    Artifact, ArtifactSource, BODY_CHUNK_BYTES, BodyStream, NarFile, Rejection, SideFile, SideFileName,
+    SourceError, Uploader, Uploads,
+};
 
 /// A promise that was not kept.
 #[derive(Debug)]
@@ -200,6 +205,91 @@ async fn wrong_and_broken_uploads_leave_nothing(source: &dyn ArtifactSource) -> 
     let broken = source.put_blob(digest, false, Box::pin(broken)).await;
     check(broken.is_err(), || "an upload that broke off is an error".to_owned())?;
     not_found("blob_size after failed uploads", source.blob_size(digest).await)
+}
+
+/// Runs every check of [`Uploads`] against empty sources that `make` builds and that trust the fixture's key.
+///
+/// # Errors
+/// The first promise that was not kept.
+pub async fn uploads_suite<F, Made>(make: F) -> Result<(), Violation>
+where
+    F: Fn(Fixture) -> Made,
+    Made: Future<Output = Arc<dyn ArtifactSource>>,
+{
+    let fixture = Fixture::new()?;
+    let source = make(fixture.clone()).await;
+    let missing = || Violation("a source under test takes uploads".to_owned());
+    let uploads = source.uploads().ok_or_else(missing)?;
+    for (narinfo, nar) in &fixture.paths {
+        nothing_is_taken_without_its_nar(&*source, &*uploads, narinfo, nar).await?;
+        a_nar_and_its_narinfo_make_a_store_path(&*source, &*uploads, narinfo, nar).await?;
+    }
+    let side = SideFile { bytes: sample_bytes(300, 1000), encoding: Some("br".to_owned()) };
+    for path in
+        ["log/x.drv", "realisations/sha256:00!out.doi", "build-trace-v2/x.drv/out.doi", "debuginfo/00"]
+    {
+        let name = SideFileName::parse(path).ok_or_else(|| Violation(format!("{path} is not read")))?;
+        not_found("side_file", source.side_file(&name).await)?;
+        let first = kept("put_side_file", uploads.put_side_file(name.clone(), side.clone()).await)?;
+        let again = kept("put_side_file again", uploads.put_side_file(name.clone(), side.clone()).await)?;
+        check(first && !again, || format!("{path} is new the first time, and only then"))?;
+        let found = kept("side_file", source.side_file(&name).await)?;
+        check(found == side, || format!("{path} comes back as another"))?;
+    }
+    Ok(())
+}
+
+async fn nothing_is_taken_without_its_nar(
+    source: &dyn ArtifactSource,
+    uploads: &dyn Uploads,
+    narinfo: &NarInfo,
+    nar: &Bytes,
+) -> Result<(), Violation> {
+    let (file, hash) =
+        (NarFile { file_hash: narinfo.nar_hash, compression: Compression::None }, narinfo.store_path.hash());
+    not_found("nar_file_size", uploads.nar_file_size(&file).await)?;
+    let early = uploads.put_narinfo(narinfo.clone(), Uploader::ThisMachine).await;
+    let missing = matches!(early, Err(SourceError::Rejected(Rejection::NarMissing)));
+    check(missing, || format!("a narinfo before its NAR gives {early:?}"))?;
+
+    let longer = Bytes::from([&nar[..], b"x"].concat());
+    let other = uploads.put_nar_file(file.clone(), body_of(&longer)).await;
+    let differs = matches!(other, Err(SourceError::Rejected(Rejection::FileDiffers)));
+    check(differs, || format!("a file of another hash than its name gives {other:?}"))?;
+
+    let gone = || std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the client left");
+    let broken = stream::iter([Ok(nar.clone()), Err(gone())]);
+    let broken = uploads.put_nar_file(file.clone(), Box::pin(broken)).await;
+    check(broken.is_err(), || "a NAR that broke off is an error".to_owned())?;
+    not_found("nar_file_size after failed uploads", uploads.nar_file_size(&file).await)?;
+    not_found("narinfo after failed uploads", source.narinfo(hash).await)
+}
+
+async fn a_nar_and_its_narinfo_make_a_store_path(
+    source: &dyn ArtifactSource,
+    uploads: &dyn Uploads,
+    narinfo: &NarInfo,
+    nar: &Bytes,
+) -> Result<(), Violation> {
+    let (file, hash) =
+        (NarFile { file_hash: narinfo.nar_hash, compression: Compression::None }, narinfo.store_path.hash());
+    kept("put_nar_file", uploads.put_nar_file(file.clone(), body_of(nar)).await)?;
+    let size = kept("nar_file_size", uploads.nar_file_size(&file).await)?;
+    check(size == nar.len() as u64, || format!("nar_file_size is {size}, not {}", nar.len()))?;
+    not_found("narinfo before it is uploaded", source.narinfo(hash).await)?;
+
+    let wrong = NarInfo { url: file.to_string(), nar_size: narinfo.nar_size + 1, ..narinfo.clone() };
+    let refused = uploads.put_narinfo(wrong, Uploader::ThisMachine).await;
+    let differs = matches!(refused, Err(SourceError::Rejected(Rejection::NarDiffers)));
+    check(differs, || format!("a narinfo of another size gives {refused:?}"))?;
+
+    let right = NarInfo { url: file.to_string(), ..narinfo.clone() };
+    let first = kept("put_narinfo", uploads.put_narinfo(right.clone(), Uploader::ThisMachine).await)?;
+    let again = kept("put_narinfo again", uploads.put_narinfo(right, Uploader::ThisMachine).await)?;
+    check(first && !again, || "a path is new the first time, and only then".to_owned())?;
+    let found = kept("narinfo", source.narinfo(hash).await)?;
+    check(found.nar_hash == narinfo.nar_hash, || format!("the narinfo of {hash} is another: {found}"))?;
+    reads_are_exact(&kept("nar", source.nar(hash, narinfo.nar_hash).await)?, nar).await
 }
 
 /// Whole, and in ranges that begin and end on and beside the borders of groups and chunks.

@@ -5,6 +5,8 @@
 //! everything it serves comes from an [`ArtifactSource`], and what it tells about the node from a [`NodeStatus`].
 //! Both traits are declared here, by the layer that uses them; the daemon implements them.
 //!
+//! Nix may also upload: see [`Uploads`]. Who may do so, and by which names the gateway answers at all, is decided here.
+//!
 //! Three rules shape every answer:
 //! * A read is never answered with 429 or 503: clients of binary caches retry those for minutes. When in doubt it is
 //!   404, and the client goes on to its next cache.
@@ -26,12 +28,17 @@ mod routes;
 mod server;
 mod source;
 mod status;
+mod upload;
 mod watchdog;
 
-pub use config::{GatewayConfig, GatewayError};
+pub use config::{BadWriteToken, GatewayConfig, GatewayError, WriteToken};
 pub use metrics::GatewayMetrics;
 pub use server::{Gateway, ShutdownReport};
 pub use source::{Artifact, ArtifactSource, BODY_CHUNK_BYTES, BodyStream, PutOutcome, SourceError};
 pub use status::{
     NodeStatus, OriginStatus, PeerStatus, SourceStatus, Status, StoreStatus, Totals, TransferStatus,
+};
+pub use upload::{
+    MAX_SIDE_FILE_BYTES, MAX_SIDE_FILE_NAME_BYTES, NarFile, Rejection, SideFile, SideFileName, Uploader,
+    Uploads,
 };

@@ -8,18 +8,22 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
-use p2p_cache_protocol::{BlobId, Digest, NarInfo, Sha256Digest, StoreHash};
+use p2p_cache_protocol::{BlobId, Compression, Digest, NarInfo, Sha256Digest, StoreHash};
 
-use crate::{Artifact, ArtifactSource, BODY_CHUNK_BYTES, BodyStream, PutOutcome, SourceError};
+use crate::{
+    Artifact, ArtifactSource, BODY_CHUNK_BYTES, BodyStream, NarFile, PutOutcome, Rejection, SideFile,
+    SideFileName, SourceError, Uploader, Uploads,
+};
 
 /// What a [`MemorySource::new`] takes at most, in bytes of blobs.
 pub const DEFAULT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Narinfos, NARs and blobs in memory. It hashes in the calling task, so it is for small blobs.
-#[derive(Debug)]
+/// Clones share what they hold.
+#[derive(Clone, Debug)]
 pub struct MemorySource {
     max_bytes: u64,
-    shelf: RwLock<Shelf>,
+    shelf: Arc<RwLock<Shelf>>,
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +31,9 @@ struct Shelf {
     narinfos: HashMap<StoreHash, NarInfo>,
     blobs: HashMap<Sha256Digest, Held>,
     by_blake3: HashMap<BlobId, Sha256Digest>,
+    side_files: HashMap<SideFileName, SideFile>,
+    /// Uploaded NARs without a narinfo.
+    waiting: HashMap<Sha256Digest, Bytes>,
     used_bytes: u64,
 }
 
@@ -50,7 +57,7 @@ impl MemorySource {
 
     /// An empty source that takes blobs of `max_bytes` together.
     pub fn with_max_bytes(max_bytes: u64) -> Self {
-        Self { max_bytes, shelf: RwLock::default() }
+        Self { max_bytes, shelf: Arc::default() }
     }
 
     /// Adds a store path.
@@ -93,6 +100,18 @@ impl MemorySource {
     /// Whether a blob was put with `publish`.
     pub fn is_published(&self, digest: Digest) -> bool {
         self.held(digest).is_ok_and(|held| held.published)
+    }
+
+    async fn collect(&self, mut body: BodyStream) -> Result<Bytes, SourceError> {
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| SourceError::Invalid(format!("the upload failed: {error}")))?;
+            if (bytes.len() + chunk.len()) as u64 > self.max_bytes {
+                return Err(SourceError::TooLarge);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
     }
 
     fn held(&self, digest: Digest) -> Result<Held, SourceError> {
@@ -148,17 +167,9 @@ impl ArtifactSource for MemorySource {
         &self,
         digest: Digest,
         publish: bool,
-        mut body: BodyStream,
+        body: BodyStream,
     ) -> Result<PutOutcome, SourceError> {
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|error| SourceError::Invalid(format!("the upload failed: {error}")))?;
-            if (bytes.len() + chunk.len()) as u64 > self.max_bytes {
-                return Err(SourceError::TooLarge);
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        let bytes = bytes.freeze();
+        let bytes = self.collect(body).await?;
         let actual = match digest {
             Digest::Sha256(_) => Digest::Sha256(Sha256Digest::of(&bytes)),
             Digest::Blake3(_) => Digest::Blake3(BlobId::of(&bytes)),
@@ -170,6 +181,56 @@ impl ArtifactSource for MemorySource {
             )));
         }
         self.insert_blob(bytes, publish)
+    }
+
+    async fn side_file(&self, name: &SideFileName) -> Result<SideFile, SourceError> {
+        self.read().side_files.get(name).cloned().ok_or(SourceError::NotFound)
+    }
+
+    fn uploads(&self) -> Option<Arc<dyn Uploads>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Uploads for MemorySource {
+    async fn nar_file_size(&self, file: &NarFile) -> Result<u64, SourceError> {
+        let waiting = self.read().waiting.get(&file.file_hash).map(|bytes| bytes.len() as u64);
+        waiting.map_or_else(|| Ok(self.held(Digest::Sha256(file.file_hash))?.bytes.len() as u64), Ok)
+    }
+
+    async fn put_nar_file(&self, file: NarFile, body: BodyStream) -> Result<(), SourceError> {
+        let bytes = self.collect(body).await?;
+        if file.compression != Compression::None {
+            return Err(SourceError::Rejected(Rejection::BadFile));
+        }
+        if Sha256Digest::of(&bytes) != file.file_hash {
+            return Err(SourceError::Rejected(Rejection::FileDiffers));
+        }
+        self.write().waiting.insert(file.file_hash, bytes);
+        Ok(())
+    }
+
+    async fn put_narinfo(&self, narinfo: NarInfo, _from: Uploader) -> Result<bool, SourceError> {
+        let file = NarFile::parse(&narinfo.url).map(|file| file.file_hash);
+        let waiting = file.and_then(|file| self.read().waiting.get(&file).cloned());
+        let nar = match waiting {
+            Some(bytes) => bytes,
+            None => {
+                let held = self.held(Digest::Sha256(narinfo.nar_hash));
+                held.map_err(|_| SourceError::Rejected(Rejection::NarMissing))?.bytes
+            }
+        };
+        let is_new = !self.read().narinfos.contains_key(&narinfo.store_path.hash());
+        self.insert_nar(narinfo, nar).map_err(|error| match error {
+            SourceError::Mismatch(_) => SourceError::Rejected(Rejection::NarDiffers),
+            other => other,
+        })?;
+        Ok(is_new)
+    }
+
+    async fn put_side_file(&self, name: SideFileName, file: SideFile) -> Result<bool, SourceError> {
+        Ok(self.write().side_files.insert(name, file).is_none())
     }
 }
 
@@ -215,7 +276,7 @@ impl Artifact for MemoryArtifact {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::{Fixture, suite};
+    use crate::conformance::{Fixture, suite, uploads_suite};
 
     #[test]
     fn it_is_bounded() {
@@ -235,5 +296,10 @@ mod tests {
             Arc::new(source) as Arc<dyn ArtifactSource>
         };
         suite(make).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_takes_uploads_as_it_should() {
+        uploads_suite(async |_| Arc::new(MemorySource::new()) as Arc<dyn ArtifactSource>).await.unwrap();
     }
 }

@@ -12,6 +12,8 @@ use futures::Stream;
 use p2p_cache_protocol::{BlobId, Digest, NarInfo, Sha256Digest, StoreHash};
 use thiserror::Error;
 
+use crate::upload::{Rejection, SideFile, SideFileName, Uploads};
+
 /// Bytes on their way in or out. Chunks are handed to the socket as they are, without a copy.
 pub type BodyStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
@@ -57,6 +59,23 @@ pub trait ArtifactSource: Send + Sync + 'static {
         publish: bool,
         body: BodyStream,
     ) -> Result<PutOutcome, SourceError>;
+
+    /// What is in the NAR of a store path, as the JSON of a `.ls` file.
+    async fn listing(&self, hash: StoreHash) -> Result<Bytes, SourceError> {
+        let _ = hash;
+        Err(SourceError::NotFound)
+    }
+
+    /// A build log, a realisation or the like.
+    async fn side_file(&self, name: &SideFileName) -> Result<SideFile, SourceError> {
+        let _ = name;
+        Err(SourceError::NotFound)
+    }
+
+    /// Where uploads of binary caches go; `None` where none are taken.
+    fn uploads(&self) -> Option<Arc<dyn Uploads>> {
+        None
+    }
 }
 
 /// Bytes of known length, perhaps still on their way here.
@@ -105,6 +124,9 @@ pub enum SourceError {
     /// Uploaded bytes do not hash to the name they were sent under.
     #[error("mismatch: {0}")]
     Mismatch(String),
+    /// An upload that is not taken; the client is told why.
+    #[error("{0}")]
+    Rejected(Rejection),
     /// Larger than this node takes, whatever is evicted.
     #[error("too large for this node")]
     TooLarge,

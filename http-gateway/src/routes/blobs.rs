@@ -1,10 +1,8 @@
 //! `/blobs/{blake3|sha256}/{hex}`: plain content-addressed bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::{Request, State};
-use axum::http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, HeaderValue, ORIGIN};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -12,10 +10,10 @@ use p2p_cache_protocol::Digest;
 use serde::Serialize;
 
 use super::artifact::{self, Wanted};
+use super::receive::{ENCODED, Receiving, encoding};
 use super::{App, Connection};
 use crate::PutOutcome;
-use crate::answer::{Access, Refusal, refuse};
-use crate::body::{Upload, UploadProgress, UploadState};
+use crate::answer::Refusal;
 
 pub(super) async fn get(
     State(app): State<Arc<App>>,
@@ -37,62 +35,19 @@ pub(super) async fn head(
 
 /// PUT: 201 when the blob is new, 200 when it was held before, with the blob's names as JSON.
 pub(super) async fn put(State(app): State<Arc<App>>, request: Request) -> Response {
-    let connection = request.extensions().get::<Arc<Connection>>().cloned();
-    let progress = UploadProgress::default();
-    let (parts, body) = request.into_parts();
-    let upload = Upload::new(body, app.client_stall_timeout, progress.clone());
-
-    let is_loopback = connection.as_ref().is_some_and(|connection| connection.is_loopback);
-    let result = match admit(is_loopback, &parts.uri, &parts.headers) {
-        Ok((digest, publish)) => store(&app, digest, publish, upload, &progress).await,
-        Err(refusal) => Err(refusal),
-    };
-    let mut response = result.map_or_else(Refusal::into_response, created);
-    if progress.state() != UploadState::Complete {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        if let Some(connection) = connection {
-            connection.linger.store(true, Ordering::Release);
+    let (receiving, parts, upload) = Receiving::begin(&app, request);
+    let result = async {
+        receiving.admit(&app, &parts.headers)?;
+        let digest = digest_of(parts.uri.path())?;
+        let publish = publish_of(parts.uri.query().unwrap_or_default())?;
+        if encoding(&parts.headers).is_some() {
+            return Err(ENCODED);
         }
-    }
-    response
-}
-
-/// Everything that can be said of an upload before its first byte.
-fn admit(is_loopback: bool, uri: &Uri, headers: &HeaderMap) -> Result<(Digest, bool), Refusal> {
-    if !is_loopback {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "uploads are taken from this machine only"));
-    }
-    // Browsers name the page that sends an upload; other clients name none. No web page may fill the store.
-    if headers.contains_key(ORIGIN) {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "uploads are not taken from web pages"));
-    }
-    let digest = digest_of(uri.path())?;
-    let publish = publish_of(uri.query().unwrap_or_default())?;
-    if headers.contains_key(CONTENT_RANGE) {
-        return Err(Refusal::bad_request("blobs are uploaded whole"));
-    }
-    if headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        return Err(Refusal::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "blobs are uploaded without an encoding",
-        ));
-    }
-    Ok((digest, publish))
-}
-
-async fn store(
-    app: &App,
-    digest: Digest,
-    publish: bool,
-    upload: Upload,
-    progress: &UploadProgress,
-) -> Result<PutOutcome, Refusal> {
-    app.source.put_blob(digest, publish, Box::pin(upload)).await.map_err(|error| match progress.state() {
-        // The source can only say that its input failed; the stream knows why.
-        UploadState::Stalled => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the upload stalled"),
-        UploadState::Broken => Refusal::bad_request("the upload broke off"),
-        UploadState::Unread | UploadState::Complete => refuse(&error, Access::Write),
-    })
+        let stored = app.source.put_blob(digest, publish, Box::pin(upload)).await;
+        stored.map(created).map_err(|error| receiving.failed(&error))
+    };
+    let result = result.await;
+    receiving.answer(result)
 }
 
 /// What a PUT answers.

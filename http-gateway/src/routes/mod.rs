@@ -2,10 +2,13 @@
 
 mod artifact;
 mod blobs;
+mod guard;
 mod nar;
 mod narinfo;
 mod page;
 mod probes;
+mod receive;
+mod side_files;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,8 +21,9 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::StatusCode;
+use axum::http::header::HOST;
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
@@ -28,6 +32,7 @@ use tracing::Instrument;
 
 use crate::answer::Refusal;
 use crate::body::{Stopwatch, Timed};
+use crate::config::WriteToken;
 use crate::metrics::GatewayMetrics;
 use crate::{ArtifactSource, GatewayConfig, NodeStatus};
 
@@ -41,6 +46,9 @@ pub(crate) struct App {
     registry: Arc<Registry>,
     metrics: GatewayMetrics,
     cache_info: Bytes,
+    store_dir: String,
+    allowed_hosts: Vec<String>,
+    write_token: Option<WriteToken>,
     answer_timeout: Duration,
     source_stall_timeout: Duration,
     client_stall_timeout: Duration,
@@ -89,6 +97,9 @@ impl App {
             registry,
             metrics,
             cache_info: Bytes::from(cache_info),
+            store_dir: store_dir.clone(),
+            allowed_hosts: config.allowed_hosts.clone(),
+            write_token: config.write_token.clone(),
             answer_timeout: config.answer_timeout,
             source_stall_timeout: config.source_stall_timeout,
             client_stall_timeout: config.client_stall_timeout,
@@ -106,11 +117,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let route = |label, methods: MethodRouter<Arc<App>>| {
         methods.fallback(wrong_method).layer(from_fn_with_state((Arc::clone(&app), label), observe))
     };
-    // A path parameter is a whole segment: the handler of `/{file}` takes what ends in `.narinfo`.
+    let side_file = || get(side_files::get).head(side_files::get).put(side_files::put);
+    // A path parameter is a whole segment: the handlers of `/{file}` take what ends in `.narinfo` or `.ls`.
     Router::new()
         .route("/nix-cache-info", route("/nix-cache-info", get(probes::cache_info)))
-        .route("/{file}", route("/{hash}.narinfo", get(narinfo::get).head(narinfo::get)))
-        .route("/nar/{file}", route("/nar/{name}.nar", get(nar::get).head(nar::head)))
+        .route("/{file}", route("/{hash}.narinfo", get(narinfo::get).head(narinfo::get).put(narinfo::put)))
+        .route("/nar/{file}", route("/nar/{name}.nar", get(nar::get).head(nar::head).put(nar::put)))
+        .route("/log/{name}", route("/log/{name}", side_file()))
+        .route("/realisations/{name}", route("/realisations/{name}", side_file()))
+        .route("/build-trace-v2/{drv}/{output}", route("/build-trace-v2/{drv}/{output}", side_file()))
+        .route("/debuginfo/{name}", route("/debuginfo/{name}", side_file()))
         .route(
             "/blobs/{algorithm}/{hex}",
             route("/blobs/{algorithm}/{hex}", get(blobs::get).head(blobs::head).put(blobs::put)),
@@ -144,12 +160,21 @@ async fn observe(
     let id = app.requests.fetch_add(1, Ordering::Relaxed);
     let span =
         tracing::info_span!("request", id, method = %request.method(), path = %Shown(request.uri().path()));
-    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    if let Some(connection) = &connection {
         connection.used.store(true, Ordering::Release);
     }
     let metrics = app.metrics.clone();
     let mut stopwatch = Stopwatch { route, metrics, started: Instant::now(), answered: false };
-    let response = next.run(request).instrument(span.clone()).await;
+    let response = match guard::require_own_host(&app, connection.as_deref(), &request) {
+        Ok(()) => next.run(request).instrument(span.clone()).await,
+        Err(refusal) => {
+            span.in_scope(
+                || tracing::warn!(host = %Shown(host_of(&request)), reason = refusal.reason, "refused"),
+            );
+            refusal.into_response()
+        }
+    };
 
     let status = response.status();
     app.metrics.answered(route, status);
@@ -158,6 +183,11 @@ async fn observe(
         || tracing::debug!(status = status.as_u16(), elapsed = ?stopwatch.started.elapsed(), "answered"),
     );
     response.map(|body| Body::new(Timed { body, _stopwatch: stopwatch }))
+}
+
+fn host_of(request: &Request) -> &str {
+    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    request.uri().host().or(header).unwrap_or_default()
 }
 
 /// A path as the log shows it: of bounded length. (A URI holds no control characters.)

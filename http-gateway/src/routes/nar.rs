@@ -4,14 +4,19 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_LENGTH, HeaderValue};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
-use p2p_cache_protocol::{Sha256Digest, StoreHash};
+use p2p_cache_protocol::{Compression, Digest, Sha256Digest, StoreHash};
 
 use super::artifact::{self, Wanted};
-use super::{App, Connection};
-use crate::answer::Refusal;
+use super::receive::{ENCODED, Receiving, encoding};
+use super::side_files::taking;
+use super::{App, Connection, guard};
+use crate::answer::{Access, Refusal, refuse, within};
+use crate::upload::NarFile;
 
 /// The `URL` of a narinfo, relative to the root of the cache.
 pub(super) fn url(hash: StoreHash, nar_hash: &Sha256Digest) -> String {
@@ -27,16 +32,54 @@ pub(super) async fn get(
     artifact::get(&app, &client, wanted(uri.path()).ok_or(Refusal::NOT_FOUND)?, &headers).await
 }
 
+/// HEAD. What has the name of an upload is there when it need not be uploaded: it is asked for before that.
 pub(super) async fn head(
     State(app): State<Arc<App>>,
     Extension(client): Extension<Arc<Connection>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    if let Some(file) = file(uri.path()) {
+        // Others are not told what is here.
+        guard::writer(&app, client.is_loopback, &headers).map_err(|_| Refusal::NOT_FOUND)?;
+        let size = within(app.answer_timeout, taking(&app)?.nar_file_size(&file)).await;
+        let size = size.map_err(|error| refuse(&error, Access::Read))?;
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+        return Ok(response);
+    }
     artifact::head(&app, &client, wanted(uri.path()).ok_or(Refusal::NOT_FOUND)?, &headers).await
 }
 
+/// PUT of the file of a NAR, under the name that its narinfo will have for it.
+pub(super) async fn put(State(app): State<Arc<App>>, request: Request) -> Response {
+    let (receiving, parts, upload) = Receiving::begin(&app, request);
+    let result = async {
+        receiving.admit(&app, &parts.headers)?;
+        let file = file(parts.uri.path()).ok_or(NO_FILE)?;
+        if encoding(&parts.headers).is_some() {
+            return Err(ENCODED);
+        }
+        let stored = taking(&app)?.put_nar_file(file, Box::pin(upload)).await;
+        stored.map(|()| StatusCode::CREATED).map_err(|error| receiving.failed(&error))
+    };
+    let result = result.await;
+    receiving.answer(result)
+}
+
+const NO_FILE: Refusal = Refusal::bad_request(
+    "a NAR is uploaded as nar/FILEHASH.nar, with the ending of its compression: .xz, .zst, .bz2, .gz, .br or none",
+);
+
+fn file(path: &str) -> Option<NarFile> {
+    NarFile::parse(path.strip_prefix('/')?)
+}
+
+/// A NAR in this cache's own URL, or an uncompressed one under the name it was uploaded by: clients remember that.
 fn wanted(path: &str) -> Option<Wanted> {
+    if let Some(NarFile { file_hash, compression: Compression::None }) = file(path) {
+        return Some(Wanted::Blob(Digest::Sha256(file_hash)));
+    }
     let name = path.strip_prefix("/nar/")?.strip_suffix(".nar")?;
     let (hash, nar_hash) = name.split_once('-')?;
     Some(Wanted::Nar { hash: hash.parse().ok()?, nar_hash: Sha256Digest::from_nix32(nar_hash).ok()? })

@@ -1,20 +1,21 @@
-//! `/{hash}.narinfo`.
+//! `/{hash}.narinfo`, and `/{hash}.ls` beside it.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use axum::http::{Method, Uri};
 use axum::response::Response;
 use bytes::Bytes;
-use p2p_cache_protocol::{Compression, NarInfo, StoreHash};
+use p2p_cache_protocol::{Compression, MAX_NARINFO_BYTES, NarInfo, StoreHash};
 
-use super::{App, Connection, nar};
-use crate::SourceError;
+use super::receive::{ENCODED, Receiving, encoding, kept};
+use super::{App, Connection, nar, side_files};
 use crate::answer::{Access, Refusal, refuse, within};
+use crate::{Rejection, SourceError};
 
 /// Most narinfos are shorter than this; it saves the string from growing.
 const TYPICAL_NARINFO_BYTES: usize = 2048;
@@ -26,6 +27,9 @@ pub(super) async fn get(
     method: Method,
     uri: Uri,
 ) -> Result<Response, Refusal> {
+    if let Some(hash) = listed_hash(uri.path()) {
+        return side_files::listing(&app, &client, &method, hash).await;
+    }
     let hash = hash_of(uri.path()).ok_or(Refusal::NOT_FOUND)?;
     let narinfo = within(app.answer_timeout, client.source.narinfo(hash)).await;
     let narinfo = narinfo.and_then(|narinfo| check(narinfo, hash)).map_err(|e| refuse(&e, Access::Read))?;
@@ -43,6 +47,45 @@ pub(super) async fn get(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/x-nix-narinfo"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     Ok(response)
+}
+
+/// PUT.
+pub(super) async fn put(State(app): State<Arc<App>>, request: Request) -> Response {
+    if listed_hash(request.uri().path()).is_some() {
+        return side_files::put_listing(&app, request).await;
+    }
+    let (receiving, parts, upload) = Receiving::begin(&app, request);
+    let result = async {
+        let uploader = receiving.admit(&app, &parts.headers)?;
+        let hash = hash_of(parts.uri.path()).ok_or(Refusal::NOT_FOUND)?;
+        if encoding(&parts.headers).is_some() {
+            return Err(ENCODED);
+        }
+        let text = receiving.read(upload, MAX_NARINFO_BYTES).await?;
+        let narinfo = read(&text, hash, &app.store_dir).map_err(|error| refuse(&error, Access::Write))?;
+        let stored = side_files::taking(&app)?.put_narinfo(narinfo, uploader).await;
+        stored.map(kept).map_err(|error| receiving.failed(&error))
+    };
+    let result = result.await;
+    receiving.answer(result)
+}
+
+/// The narinfo of that path in an upload.
+fn read(text: &[u8], hash: StoreHash, store_dir: &str) -> Result<NarInfo, SourceError> {
+    let invalid = |reason: String| SourceError::Invalid(format!("an uploaded narinfo: {reason}"));
+    let text = std::str::from_utf8(text).map_err(|error| invalid(error.to_string()))?;
+    let narinfo = NarInfo::parse(text).map_err(|error| invalid(error.to_string()))?;
+    if narinfo.store_path.hash() != hash {
+        return Err(invalid(format!("it is for {}, not {hash}", narinfo.store_path)));
+    }
+    if narinfo.store_path.dir() != store_dir {
+        return Err(SourceError::Rejected(Rejection::OtherStore));
+    }
+    Ok(narinfo)
+}
+
+fn listed_hash(path: &str) -> Option<StoreHash> {
+    path.strip_prefix('/')?.strip_suffix(".ls")?.parse().ok()
 }
 
 fn hash_of(path: &str) -> Option<StoreHash> {

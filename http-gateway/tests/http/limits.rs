@@ -20,8 +20,9 @@ async fn wrong_methods_are_405_with_what_is_allowed() {
     for (method, path, allowed) in [
         ("POST", "/nix-cache-info", "GET,HEAD"),
         ("PUT", "/nix-cache-info", "GET,HEAD"),
-        ("DELETE", "/00000000000000000000000000000000.narinfo", "GET,HEAD"),
-        ("PUT", "/nar/x.nar", "GET,HEAD"),
+        ("DELETE", "/00000000000000000000000000000000.narinfo", "GET,HEAD,PUT"),
+        ("POST", "/nar/x.nar", "GET,HEAD,PUT"),
+        ("DELETE", "/log/x.drv", "GET,HEAD,PUT"),
         ("POST", blob.as_str(), "GET,HEAD,PUT"),
         ("OPTIONS", "/metrics", "GET,HEAD"),
         ("BREW", "/healthz", "GET,HEAD"),

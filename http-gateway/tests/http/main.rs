@@ -10,3 +10,4 @@ mod nix;
 mod page;
 mod shutdown;
 mod support;
+mod uploads;
