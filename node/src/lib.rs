@@ -7,13 +7,17 @@ pub mod config;
 pub mod daemon;
 mod damage;
 pub mod fetch;
+pub mod intake;
 pub mod metrics;
+mod nar_listing;
 pub mod nix_store;
 pub mod origin;
 mod page_cache;
 pub mod peers;
 mod sha256;
 pub mod sharing;
+pub mod side_files;
 pub mod store;
+mod write_token;
 
 pub use p2p_cache_discovery as discovery;

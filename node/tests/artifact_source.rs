@@ -18,12 +18,14 @@ use p2p_cache::metrics::{Metrics, Source};
 use p2p_cache::nix_store::NixStore;
 use p2p_cache::origin::{OriginConfig, Origins};
 use p2p_cache::peers::{Arriving, BanReason, PeerError, Watched};
+use p2p_cache::side_files::SideFiles;
 use p2p_cache::store::{BlobStore, StoreConfig};
 use p2p_cache_http_gateway::conformance::{self, Fixture, sample_bytes};
 use p2p_cache_http_gateway::{Artifact, ArtifactSource, SourceError};
 use p2p_cache_protocol::{
     BlobId, Claim, Digest, GroupRange, Sha256Digest, StoreHash, TrustedKeys, create_outboard, encode_range,
 };
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 
@@ -166,7 +168,8 @@ async fn node(peers: Arc<dyn Peers>, keys: TrustedKeys) -> Node {
     let origins = Origins::new(config, metrics.received(Source::origin)).unwrap();
     let engine =
         FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&peers), metrics, Box::new(|_, _| {}));
-    let narinfos = NarInfos::new(store.clone(), NixStore::none(), origins, peers, keys, Arc::default());
+    let narinfos =
+        NarInfos::new(store.clone(), NixStore::none(), origins, peers, keys, Arc::default(), Duration::ZERO);
     let artifacts = Artifacts::new(
         store.clone(),
         NixStore::none(),
@@ -198,6 +201,23 @@ async fn the_node_keeps_the_promises_of_an_artifact_source() {
         let artifacts: Arc<dyn ArtifactSource> = Arc::new(node.artifacts.clone());
         kept.lock().unwrap().push(node);
         artifacts
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_takes_uploads_as_it_should() {
+    let kept = Mutex::new(Vec::new());
+    conformance::uploads_suite(async |fixture: Fixture| {
+        let keys = TrustedKeys::new(vec![fixture.trusted_key]);
+        let node = node(MemoryPeers::new(Bytes::new(), &[]), keys.clone()).await;
+        let origins =
+            Origins::new(OriginConfig { urls: Vec::new(), ..OriginConfig::default() }, Counter::default());
+        let side_files = SideFiles::open(node._directory.path(), origins.unwrap(), Duration::ZERO).unwrap();
+        let artifacts = node.artifacts.clone().with_uploads(side_files, keys, None);
+        kept.lock().unwrap().push(node);
+        Arc::new(artifacts) as Arc<dyn ArtifactSource>
     })
     .await
     .unwrap();

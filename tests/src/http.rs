@@ -81,6 +81,20 @@ pub fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> Answer {
     answer
 }
 
+/// `PUT url` with a body. What the server does not take is not sent.
+pub fn put(url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let (base, path) = split(url);
+    let length = body.len();
+    let mut request = format!(
+        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n"
+    );
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    raw(&base, &[request.as_bytes(), body].concat())
+}
+
 fn split(url: &str) -> (String, String) {
     let rest = url.trim_start_matches("http://");
     match rest.split_once('/') {

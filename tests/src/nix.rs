@@ -64,6 +64,25 @@ impl Closure {
             .args(["--to", &to, &self.top]));
     }
 
+    /// `nix copy --to` of the closure from the store that it was built in. `settings` are those of the cache, such as
+    /// `compression=xz`; `options` go to Nix.
+    pub fn copy_to(&self, url: &str, settings: &str, options: &[&str]) -> Copied {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let started = Instant::now();
+        let output = nix(home.path())
+            .args(["copy", "--from", &format!("local?root={}", self.directory.path().join("root").display())])
+            .args(["--to", &format!("{url}?{settings}"), &self.top])
+            .args(options)
+            .output()
+            .expect("nix runs");
+        Copied::of(&output, started)
+    }
+
+    /// The setting of a cache that signs with the closure's key.
+    pub fn secret_key(&self) -> String {
+        format!("secret-key={}", self.directory.path().join("sk").display())
+    }
+
     /// The directory that a web server would serve.
     pub fn cache(&self) -> PathBuf {
         self.directory.path().join("cache")
@@ -126,6 +145,16 @@ pub struct Copied {
     pub elapsed: Duration,
 }
 
+impl Copied {
+    fn of(output: &Output, started: Instant) -> Self {
+        Self {
+            success: output.status.success(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            elapsed: started.elapsed(),
+        }
+    }
+}
+
 impl NixStore {
     /// An empty one.
     #[allow(clippy::new_without_default, reason = "it makes a directory")]
@@ -152,11 +181,24 @@ impl NixStore {
             .args(["--option", "trusted-public-keys", key, &closure.top])
             .output()
             .expect("nix runs");
-        Copied {
-            success: output.status.success(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            elapsed: started.elapsed(),
-        }
+        Copied::of(&output, started)
+    }
+
+    /// `nix copy --from URL` without looking at signatures.
+    pub fn copy_unsigned_from(&self, url: &str, closure: &Closure) -> Copied {
+        let root = self.directory.path();
+        let started = Instant::now();
+        let output = nix(root)
+            .args(["copy", "--no-check-sigs", "--from", url])
+            .args(["--to", &format!("local?root={}", root.join("root").display()), &closure.top])
+            .output()
+            .expect("nix runs");
+        Copied::of(&output, started)
+    }
+
+    /// What a command of Nix prints, with a home of its own.
+    pub fn nix_output(&self, arguments: &[&str]) -> Vec<u8> {
+        run(nix(self.directory.path()).args(arguments)).stdout
     }
 
     /// The directory that has `nix/store` and `nix/var/nix/db` below it.

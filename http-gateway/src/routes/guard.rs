@@ -50,7 +50,7 @@ fn is_own_host(host: &str, allowed: &[String]) -> bool {
     bare.parse::<IpAddr>().is_ok()
         || name == "localhost"
         || name.ends_with(".localhost")
-        || allowed.iter().any(|allowed| *allowed == name)
+        || allowed.contains(&name)
 }
 
 /// Who uploads, if it may. Without a write token that is whoever runs on this machine; with one, whoever knows it.

@@ -3,6 +3,7 @@
 
 mod buffers;
 mod live;
+mod missing;
 mod narinfos;
 mod others;
 mod site;
@@ -15,8 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use p2p_cache_http_gateway::{Artifact, ArtifactSource, BodyStream, PutOutcome, SourceError};
-use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash};
+use bytes::Bytes;
+use p2p_cache_http_gateway::{
+    Artifact, ArtifactSource, BodyStream, PutOutcome, SideFile, SideFileName, SourceError, Uploads,
+};
+use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash, TrustedKeys};
 
 pub use self::live::LiveArtifact;
 use self::narinfos::FoundNarInfo;
@@ -25,8 +29,11 @@ use self::others::ForOthers;
 use self::stored::StoredArtifact;
 use self::transferring::TransferArtifact;
 use crate::fetch::{FetchEngine, FetchError, FetchRequest, OnCommit, Transfer};
+use crate::intake::{Intake, IntakeParts};
+use crate::nar_listing;
 use crate::nix_store::{NixStore, OpenNar};
 use crate::sharing::SharingPolicy;
+use crate::side_files::SideFiles;
 use crate::store::{BlobStore, StoreError};
 
 /// Transfers begun for one request while none of their bytes had reached the client: a liar costs one each.
@@ -43,6 +50,8 @@ pub struct Artifacts {
     narinfos: NarInfos,
     policy: Arc<SharingPolicy>,
     on_put: Arc<OnCommit>,
+    side_files: Option<SideFiles>,
+    intake: Option<Intake>,
 }
 
 impl Artifacts {
@@ -55,7 +64,29 @@ impl Artifacts {
         policy: Arc<SharingPolicy>,
         on_put: OnCommit,
     ) -> Self {
-        Self { store, nix, engine, narinfos, policy, on_put: Arc::new(on_put) }
+        let on_put = Arc::new(on_put);
+        Self { store, nix, engine, narinfos, policy, on_put, side_files: None, intake: None }
+    }
+
+    /// Has side files too, and takes uploads of binary caches: from other machines what one of `accepted_keys` signed.
+    /// Must be called within a runtime.
+    #[must_use]
+    pub fn with_uploads(
+        self,
+        side_files: SideFiles,
+        accepted_keys: TrustedKeys,
+        max_store_bytes: Option<u64>,
+    ) -> Self {
+        let intake = Intake::start(IntakeParts {
+            store: self.store.clone(),
+            nix: self.nix.clone(),
+            narinfos: self.narinfos.clone(),
+            accepted_keys,
+            side_files: side_files.clone(),
+            on_commit: Arc::clone(&self.on_put),
+            max_store_bytes,
+        });
+        Self { side_files: Some(side_files), intake: Some(intake), ..self }
     }
 
     /// What is held, or what is arriving; `None` when neither.
@@ -200,6 +231,33 @@ impl ArtifactSource for Artifacts {
         (self.on_put)(&meta, None);
         Ok(PutOutcome { created: held.is_none(), sha256: meta.sha256, blob: meta.id, size: meta.size })
     }
+
+    /// Made from the NAR where it is held; nobody fetches one for that, who may want the listings of thousands.
+    async fn listing(&self, hash: StoreHash) -> Result<Bytes, SourceError> {
+        let found = within_patience(self.narinfos.find(hash)).await?;
+        let nar_hash = found.narinfo.nar_hash;
+        let held = match self.held(Digest::Sha256(nar_hash)).await.map_err(internal)? {
+            Some(held) => Some(held),
+            None => self.live_nar(hash, nar_hash).await,
+        };
+        match (held, &self.side_files) {
+            (Some(nar), _) => {
+                let listing = nar_listing::list(nar).await;
+                listing.map(Bytes::from).map_err(|error| SourceError::Internal(format!("{hash}: {error}")))
+            }
+            (None, Some(files)) => Ok(files.get(&format!("{hash}.ls")).await?.bytes),
+            (None, None) => Err(SourceError::NotFound),
+        }
+    }
+
+    async fn side_file(&self, name: &SideFileName) -> Result<SideFile, SourceError> {
+        let files = self.side_files.as_ref().ok_or(SourceError::NotFound)?;
+        within_patience(files.get(name.as_str())).await
+    }
+
+    fn uploads(&self) -> Option<Arc<dyn Uploads>> {
+        self.intake.clone().map(|intake| Arc::new(intake) as Arc<dyn Uploads>)
+    }
 }
 
 /// A live store that cannot be read is one that does not have it: there are other sources.
@@ -248,7 +306,7 @@ fn source_error(error: &FetchError) -> SourceError {
     }
 }
 
-fn put_error(error: &StoreError) -> SourceError {
+pub(crate) fn put_error(error: &StoreError) -> SourceError {
     match error {
         StoreError::Mismatch { .. } => SourceError::Mismatch(error.to_string()),
         StoreError::TooLarge { .. } => SourceError::TooLarge,

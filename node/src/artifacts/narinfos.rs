@@ -12,8 +12,9 @@ use futures::stream::FuturesUnordered;
 use lru::LruCache;
 use p2p_cache_discovery::{PeerId, Scope};
 use p2p_cache_http_gateway::SourceError;
-use p2p_cache_protocol::{NarInfo, StoreHash, TrustedKeys};
+use p2p_cache_protocol::{Digest, NarInfo, StoreHash, TrustedKeys};
 
+use super::missing::Missing;
 use crate::fetch::{Leader, Peers};
 use crate::nix_store::NixStore;
 use crate::origin::{OriginError, OriginId, Origins};
@@ -29,6 +30,8 @@ const RECENT_FOR: Duration = Duration::from_secs(600);
 const MAX_PEERS_ASKED: usize = 32;
 /// After the origin said that it has none, peers that have not answered yet get this much longer.
 const PEERS_GRACE: Duration = Duration::from_millis(500);
+/// How long the origins are asked before a narinfo is given that is held and that no trusted key vouches for.
+const HELD_PATIENCE: Duration = Duration::from_millis(1500);
 /// Look-ups under way, above which ended ones are swept out of the table.
 const SWEEP_ABOVE: usize = 256;
 
@@ -75,6 +78,7 @@ struct Shared {
     keys: TrustedKeys,
     policy: Arc<SharingPolicy>,
     recent: Mutex<LruCache<StoreHash, Recent>>,
+    missing: Missing,
     lookups: Mutex<HashMap<(StoreHash, Whom), WeakShared<Lookup>>>,
 }
 
@@ -87,10 +91,19 @@ impl NarInfos {
         peers: Arc<dyn Peers>,
         keys: TrustedKeys,
         policy: Arc<SharingPolicy>,
+        missing_for: Duration,
     ) -> Self {
         let recent = Mutex::new(LruCache::new(MAX_RECENT));
+        let missing = Missing::new(missing_for);
         let lookups = Mutex::default();
-        Self { shared: Arc::new(Shared { store, nix, origins, peers, keys, policy, recent, lookups }) }
+        let shared = Shared { store, nix, origins, peers, keys, policy, recent, missing, lookups };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What was known of a path, or known not to be, is out of date: it was uploaded.
+    pub(crate) fn forget(&self, hash: StoreHash) {
+        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).pop(&hash);
+        self.shared.missing.forget(hash);
     }
 
     /// The narinfo of a store path. `NotFound` only when the origins said so and no peer has it.
@@ -104,17 +117,37 @@ impl NarInfos {
             Held::Good(narinfo) => return Ok(FoundNarInfo { narinfo, origin: None }),
             Held::Other(narinfo) => narinfo,
         };
-        match self.look_up_once(hash, Whom::All).await {
+        let looked_up = match held {
+            Some(_) => self.look_up_or_go_on(hash).await,
+            None => self.look_up_once(hash, Whom::All).await,
+        };
+        match looked_up {
             Ok(found) => Ok(found),
             // Held but vouched for by no trusted key: good enough when nobody knows better, as an origin, or the Nix of
             // this machine, once said it.
             Err(error) => {
                 let not_found = error == SourceError::NotFound;
                 let narinfo = held.ok_or(error)?;
+                if not_found && !self.shared.has_nar(&narinfo).await {
+                    return Err(SourceError::NotFound);
+                }
                 if not_found {
                     self.shared.remember_live(hash, &narinfo, generation);
                 }
                 Ok(FoundNarInfo { narinfo, origin: None })
+            }
+        }
+    }
+
+    /// A look-up that is not waited for long, since there is an answer without it. It goes on, so that what it finds, and
+    /// that an origin is dead, is known the next time.
+    async fn look_up_or_go_on(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        let lookup = tokio::spawn(self.look_up_once(hash, Whom::All));
+        match tokio::time::timeout(HELD_PATIENCE, lookup).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(SourceError::Internal(error.to_string())),
+            Err(_) => {
+                Err(SourceError::Upstream(format!("no answer within {} ms", HELD_PATIENCE.as_millis())))
             }
         }
     }
@@ -278,6 +311,15 @@ impl Shared {
         }
     }
 
+    /// Whether the NAR is on this machine. It may have made room for others while its narinfo stayed.
+    async fn has_nar(&self, narinfo: &NarInfo) -> bool {
+        let digest = Digest::Sha256(narinfo.nar_hash);
+        if self.store.find(digest).await.is_ok_and(|meta| meta.is_some()) {
+            return true;
+        }
+        self.nix.narinfo(narinfo.store_path.hash()).await.is_ok_and(|live| live.is_some())
+    }
+
     fn recent(&self, hash: StoreHash) -> Option<FoundNarInfo> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let known = recent.get(&hash)?;
@@ -301,9 +343,17 @@ impl Shared {
     }
 
     async fn ask_origins(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
+        if self.missing.is_known(hash) {
+            return Err(SourceError::NotFound);
+        }
         match self.origins.narinfo(hash, None, &[]).await {
             Ok(found) => Ok(FoundNarInfo { narinfo: Arc::new(found.narinfo), origin: Some(found.origin) }),
-            Err(OriginError::NotFound { .. }) => Err(SourceError::NotFound),
+            Err(OriginError::NotFound { answered, .. }) => {
+                if answered > 0 {
+                    self.missing.note(hash);
+                }
+                Err(SourceError::NotFound)
+            }
             Err(error) => Err(SourceError::Upstream(error.to_string())),
         }
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use p2p_cache_discovery::Scope;
 use p2p_cache_http_gateway::{Artifact, ArtifactSource, BodyStream, PutOutcome, SourceError};
 use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash};
@@ -81,5 +82,12 @@ impl ArtifactSource for ForOthers {
         _body: BodyStream,
     ) -> Result<PutOutcome, SourceError> {
         Err(SourceError::Invalid("uploads are taken from this machine only".to_owned()))
+    }
+
+    /// Logs, realisations and indices of debug information are not asked for on behalf of others: nothing says that they
+    /// are public.
+    async fn listing(&self, hash: StoreHash) -> Result<Bytes, SourceError> {
+        self.public(hash).await?;
+        self.own.listing(hash).await
     }
 }

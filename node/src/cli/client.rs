@@ -140,6 +140,7 @@ fn remedy(status: StatusCode) -> &'static str {
             "neither the node nor its peers and origins have it: check the digest and `p2p-cache status`"
         }
         400 => "check the digest and the versions of node and command (--version)",
+        401 => "set write-token-file to the file that has the token of the node",
         403 => "run the command on the machine of the node, as the message says",
         405 | 501 => "check that --http names a p2p-cache node, and its version",
         408 => "the file came too slowly: try again",

@@ -104,7 +104,7 @@ async fn dispatch(
     match command {
         Command::Serve(_) => serve(config).await.map_err(CliError::Serve),
         Command::Status(args) => status::run(console, config.http, args.json).await,
-        Command::Put(args) => put::run(console, config.http, &args.file, args.private, args.json).await,
+        Command::Put(args) => put::run(console, &config, &args.file, args.private, args.json).await,
         Command::Get(args) => get::run(console, config.http, &args.digest, args.output).await,
         Command::Verify(args) => maintain::verify(console, &config, args.json).await,
         Command::Gc(args) => maintain::gc(console, &config, args.json).await,

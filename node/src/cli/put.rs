@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
@@ -17,7 +16,9 @@ use super::client::NodeClient;
 use super::console::Console;
 use super::error::CliError;
 use super::progress;
+use crate::config::Config;
 use crate::sha256::Sha256;
+use crate::write_token;
 
 /// Bytes read from the file at a time, for hashing and for sending.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -37,13 +38,13 @@ struct Stored {
 
 pub(super) async fn run(
     console: &Console,
-    http: SocketAddr,
+    config: &Config,
     path: &Path,
     private: bool,
     json: bool,
 ) -> Result<(), CliError> {
     // No silence limit: the node answers when it has the whole file on disk.
-    let client = NodeClient::new(http, None)?;
+    let client = NodeClient::new(config.http, None)?;
     let (sha256, blob, size) = {
         let (console, path) = (console.clone(), path.to_owned());
         tokio::task::spawn_blocking(move || hash(&console, &path)).await??
@@ -53,6 +54,13 @@ pub(super) async fn run(
         client.put(&format!("{}{query}", NodeClient::blob_path(&Digest::Sha256(sha256))));
     let bar = progress::bytes(console, "sending", Some(size));
     let body = body(path, size, bar.clone()).await?;
+    let request = match &config.write_token_file {
+        Some(file) => {
+            let file = file.clone();
+            request.bearer_auth(tokio::task::spawn_blocking(move || token(&file)).await??)
+        }
+        None => request,
+    };
     let response = client.send(request.header(CONTENT_LENGTH, size).body(body), &attempt).await;
     bar.finish_and_clear();
     drop(response?);
@@ -62,6 +70,16 @@ pub(super) async fn run(
     } else {
         console.print(&format!("sha256:{}\nblake3:{}\n", stored.sha256, stored.blake3))
     }
+}
+
+/// What the node wants to see. Blocks.
+fn token(path: &Path) -> Result<String, CliError> {
+    write_token::read(path).map_err(|error| CliError::File {
+        action: "cannot read the write token in",
+        path: path.to_owned(),
+        error,
+        remedy: "become a user who may read it, or name another write-token-file",
+    })
 }
 
 /// Both digests and the length of a file. Blocks.

@@ -1,5 +1,5 @@
 //! Settings whose value is a secret: files that systemd hands to the service alone (`LoadCredential=`), each named like the
-//! key that it is the value of. No message repeats what is in them.
+//! key that it is the value of; of a key that names a file it is that file itself. No message repeats what is in them.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,6 +15,8 @@ use super::suggest::nearest;
 pub(super) const DIRECTORY_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 /// Files that are looked at; more have nothing to do with us.
 const MAX_CREDENTIALS: usize = 256;
+/// How keys end whose value is the path of a file.
+const FILE_KEY: &str = "-file";
 /// Longest value.
 const MAX_CREDENTIAL_BYTES: u64 = 64 * 1024;
 
@@ -41,6 +43,11 @@ pub(super) fn read(directory: &Path) -> (Vec<Given>, Vec<Fault>) {
             faults.push(unknown(source, &name));
             continue;
         };
+        if name.ends_with(FILE_KEY) {
+            let path = directory.join(&name).to_string_lossy().into_owned();
+            given.push(Given::new(setting, source, items(setting, &path)));
+            continue;
+        }
         match text_of(&directory.join(&name)) {
             Ok(text) => given.push(Given::new(setting, source, items(setting, text.trim_end()))),
             Err(error) => {

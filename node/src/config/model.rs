@@ -65,6 +65,12 @@ pub struct Config {
     pub origin_attempts: u32,
     /// How long an origin that failed is skipped.
     pub origin_down_memory: Duration,
+    /// How long it is believed that no origin has what none had.
+    pub origin_missing_memory: Duration,
+    /// File with what uploads must show; `None` takes them from this machine alone.
+    pub write_token_file: Option<PathBuf>,
+    /// Names, in lower case, by which clients on this machine may ask for the node.
+    pub allowed_hosts: Vec<String>,
     /// Extents that are read and sent to peers at the same time. Each holds up to 1 MiB of memory.
     pub upload_slots: u32,
     /// Requests per second that one peer may make.
@@ -117,6 +123,9 @@ impl Config {
             origin_progress_timeout: Duration::ZERO,
             origin_attempts: 0,
             origin_down_memory: Duration::ZERO,
+            origin_missing_memory: Duration::ZERO,
+            write_token_file: None,
+            allowed_hosts: Vec::new(),
             upload_slots: 0,
             requests_per_second_per_peer: 0,
             failed_lookups_per_minute_per_peer: 0,

@@ -137,6 +137,18 @@ pub(super) fn interface(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A name as it stands in a `Host` header, without the port.
+pub(super) fn host_name(text: &str) -> Result<String, String> {
+    const MAX_HOST_NAME_BYTES: usize = 253;
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(usual);
+    if name.len() > MAX_HOST_NAME_BYTES || !name.split('.').all(is_label) {
+        return Err("is not a host name".to_owned());
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
 /// A number from 1 to `max`.
 pub(super) fn count(text: &str, max: u32) -> Result<u32, String> {
     match text.parse::<u64>() {
@@ -228,6 +240,14 @@ mod tests {
     }
 
     #[test]
+    fn host_names_have_no_port_and_no_scheme() {
+        assert_eq!(host_name("Cache.Example.org."), Ok("cache.example.org".to_owned()));
+        for bad in ["", ".", "a..b", "host:80", "http://host", "[::1]", "a b"] {
+            assert!(host_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn relative_paths_become_absolute() {
         assert!(path("some/where").unwrap().is_absolute());
         assert!(path("").is_err());
@@ -250,7 +270,7 @@ mod tests {
             let _ = (path(&text), socket_address(&text), listen_address(&text), peer_address(&text));
             let _ = (origin_url(&text), public_key(&text), peer_id(&text), share(&text), boolean(&text));
             let _ = (published_path(&text), name_pattern(&text));
-            let _ = (count(&text, 3), salt(&text), log_filter(&text), interface(&text));
+            let _ = (count(&text, 3), salt(&text), log_filter(&text), interface(&text), host_name(&text));
         }
 
         #[test]

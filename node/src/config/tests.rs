@@ -141,6 +141,10 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("origin-progress-timeout", |c| c.origin_progress_timeout == Duration::from_secs(20)),
     ("origin-attempts", |c| c.origin_attempts == 2),
     ("origin-down-memory", |c| c.origin_down_memory == Duration::from_secs(60)),
+    ("origin-missing-memory", |c| c.origin_missing_memory == Duration::from_secs(1)),
+    // As a credential it is the file that the service manager hands over, and not what is in it.
+    ("write-token-file", |c| c.write_token_file.is_some()),
+    ("allowed-hosts", |c| c.allowed_hosts == ["cache.example.org"]),
     ("upload-slots", |c| c.upload_slots == 8),
     ("requests-per-second-per-peer", |c| c.requests_per_second_per_peer == 100),
     ("failed-lookups-per-minute-per-peer", |c| c.failed_lookups_per_minute_per_peer == 60),
@@ -404,6 +408,16 @@ fn what_looks_like_a_contradiction_and_is_none_passes() {
         let outcome = load(&file(&directory, &text), &home());
         assert!(outcome.is_ok(), "{text}: {outcome:?}");
     }
+}
+
+#[test]
+fn a_credential_of_a_key_that_names_a_file_is_that_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("write-token-file");
+    std::fs::write(&path, "a secret that is long enough").unwrap();
+    let surroundings = with_variable("CREDENTIALS_DIRECTORY", directory.path().to_str().unwrap());
+    let config = load(&Flags::default(), &surroundings).unwrap().config;
+    assert_eq!(config.write_token_file, Some(path));
 }
 
 #[test]

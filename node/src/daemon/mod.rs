@@ -11,6 +11,7 @@ mod signals;
 mod status;
 mod union;
 mod watchdog;
+mod web;
 
 use std::error::Error;
 use std::io;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_cache_discovery::{Identity, Network, NetworkConfig};
-use p2p_cache_http_gateway::{Gateway, GatewayConfig, GatewayMetrics};
+use p2p_cache_http_gateway::{Gateway, GatewayMetrics};
 use p2p_cache_protocol::TrustedKeys;
 use prometheus_client::registry::Registry;
 
@@ -43,9 +44,7 @@ use crate::peers::{
 use crate::sharing::{SharingPolicy, SharingRules};
 use crate::store::{BlobStore, StoreConfig};
 
-/// Answers to HTTP clients that are short enough finish within this; longer ones are cut at a verified boundary.
-const HTTP_GRACE: Duration = Duration::from_secs(3);
-/// The same for answers to peers.
+/// Answers to peers that are short enough finish within this; longer ones are cut at a verified boundary.
 const PEER_GRACE: Duration = Duration::from_secs(1);
 /// The whole shutdown; what has not ended by then is abandoned. The store is crash-safe.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(9);
@@ -133,10 +132,22 @@ impl Daemon {
         let (on_put, on_commit) = (on_commit(), on_commit());
         let engine =
             FetchEngine::new(store.clone(), origins.clone(), Arc::clone(&swarm), metrics.clone(), on_commit);
-        let narinfos =
-            NarInfos::new(store.clone(), nix.clone(), origins.clone(), swarm, keys, policy.clone());
+        let narinfos = NarInfos::new(
+            store.clone(),
+            nix.clone(),
+            origins.clone(),
+            swarm,
+            keys,
+            policy.clone(),
+            config.origin_missing_memory,
+        );
         let artifacts =
-            Artifacts::new(store.clone(), nix.clone(), engine.clone(), narinfos, policy.clone(), on_put);
+            Artifacts::new(store.clone(), nix.clone(), engine.clone(), narinfos, policy.clone(), on_put)
+                .with_uploads(
+                    web::side_files(config, &origins).await?,
+                    web::accepted_keys(config),
+                    config.max_store_size,
+                );
 
         let parts = UploadParts {
             holdings,
@@ -166,7 +177,7 @@ impl Daemon {
             metrics,
         ));
         let gateway = Gateway::bind(
-            gateway_config(config, listener),
+            web::gateway_config(config, listener).await?,
             Arc::new(artifacts),
             status.clone(),
             Arc::new(registry),
@@ -271,15 +282,6 @@ fn best_for_others(addresses: &[String]) -> Option<&String> {
 
 fn at_least_one(value: u32) -> NonZeroU32 {
     NonZeroU32::new(value).unwrap_or(NonZeroU32::MIN)
-}
-
-fn gateway_config(config: &Config, listener: Option<TcpListener>) -> GatewayConfig {
-    GatewayConfig {
-        address: config.http,
-        listener: listener.map(Arc::new),
-        shutdown_grace: HTTP_GRACE,
-        ..GatewayConfig::default()
-    }
 }
 
 fn store_config(config: &Config) -> StoreConfig {

@@ -21,7 +21,7 @@ const LARGE_WINDOW_BROTLI: u8 = 0x11;
 
 /// A compression that can be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(crate) enum Codec {
     None,
     Xz,
     Zstd,
@@ -31,7 +31,7 @@ pub(super) enum Codec {
 }
 
 impl Codec {
-    pub(super) fn of_compression(compression: &Compression) -> Result<Self, Fault> {
+    pub(crate) fn of_compression(compression: &Compression) -> Result<Self, Fault> {
         match compression {
             Compression::None => Ok(Self::None),
             Compression::Xz => Ok(Self::Xz),
@@ -57,7 +57,7 @@ impl Codec {
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Xz => "xz",
@@ -70,7 +70,7 @@ impl Codec {
 }
 
 /// The decompressed bytes of a reader.
-pub(super) enum Decoder<R> {
+pub(crate) enum Decoder<R> {
     None(R),
     Xz(XzDecoder<R>),
     Zstd(ZstdDecoder<R>),
@@ -80,7 +80,7 @@ pub(super) enum Decoder<R> {
 }
 
 impl<R: AsyncBufRead + Unpin> Decoder<R> {
-    pub(super) fn new(codec: Codec, reader: R) -> Self {
+    pub(crate) fn new(codec: Codec, reader: R) -> Self {
         // Files made of several members (pigz, pxz, pzstd, `cat a.xz b.xz`) are one stream to Nix.
         macro_rules! members {
             ($variant:ident, $decoder:expr) => {{
@@ -103,7 +103,7 @@ impl<R: AsyncBufRead + Unpin> Decoder<R> {
     }
 
     /// The reader of the compressed bytes.
-    pub(super) fn source_mut(&mut self) -> &mut R {
+    pub(crate) fn source_mut(&mut self) -> &mut R {
         match self {
             Self::None(reader) => reader,
             Self::Xz(decoder) => decoder.get_mut(),
@@ -129,7 +129,7 @@ impl<R: AsyncBufRead + Unpin> AsyncRead for Decoder<R> {
 }
 
 /// Refuses brotli streams that ask for a window beyond RFC 7932.
-pub(super) struct StrictBrotli<R> {
+pub(crate) struct StrictBrotli<R> {
     inner: R,
     begun: bool,
 }

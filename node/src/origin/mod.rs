@@ -14,6 +14,7 @@ mod http;
 mod nar;
 mod narinfo;
 mod race;
+mod side_file;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use url::Url;
 
 pub use body::MIN_BYTES_PER_SECOND;
 pub use config::{ConfigFaults, MAX_ANSWER_TIMEOUT, MAX_ATTEMPTS, MAX_ORIGINS, OriginConfig};
+pub(crate) use decode::{Codec, Decoder};
 pub use decode::{MAX_XZ_MEMORY_BYTES, MAX_ZSTD_WINDOW_LOG};
 pub use error::{Fault, OriginError, RequestError};
 pub use http::MAX_REDIRECTS;

@@ -1,14 +1,11 @@
 //! Asking origins for a narinfo.
 
 use p2p_cache_protocol::{MAX_NARINFO_BYTES, NarInfo, StoreHash, TrustedKeys};
-use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 use url::Url;
 
-use super::body::Body;
 use super::config::redacted;
-use super::decode::{Codec, Decoder, fault_of};
-use super::error::{Blame, Fault, OriginError};
+use super::error::{Blame, OriginError};
 use super::http::Call;
 use super::race::{Runner, race};
 use super::{FoundNarInfo, Origin, OriginId, Origins};
@@ -60,33 +57,14 @@ impl Origins {
         let mut url = origin.url.clone();
         url.set_path(&format!("{}{hash}.narinfo", origin.url.path()));
         let call = Call { url: &url, began: Instant::now(), deadline, pass: &pass, silence: Blame::Dead };
-        let (text, _) = self.inner.http.with_retries(&call, || self.narinfo_text(&url)).await?;
+        let (text, _) =
+            self.inner.http.with_retries(&call, || self.small_body(&url, MAX_NARINFO_BYTES as u64)).await?;
         let checked = check(&url, &text, hash, keys);
         if let Err(error) = &checked {
             tracing::warn!(%error, "narinfo skipped");
             pass.failed(Blame::Answer, &error.to_string());
         }
         checked
-    }
-
-    /// One attempt.
-    async fn narinfo_text(&self, url: &Url) -> Result<Vec<u8>, Fault> {
-        let http = &self.inner.http;
-        let limit_bytes = MAX_NARINFO_BYTES as u64;
-        let response = http.get(&http.narinfos, url, None).await?;
-        let body = Body::new(http, &http.narinfos, url, response);
-        if body.announced_bytes().is_some_and(|bytes| bytes > limit_bytes) {
-            return Err(Fault::TooLarge { limit_bytes });
-        }
-        let codec = Codec::of_content_encoding(body.content_encoding().as_deref())?;
-        // Small enough to be decoded where we are: the reader stops at the limit.
-        let mut text = Vec::new();
-        Decoder::new(codec, body.into_reader())
-            .take(limit_bytes + 1)
-            .read_to_end(&mut text)
-            .await
-            .map_err(|error| fault_of(error, codec))?;
-        if text.len() as u64 > limit_bytes { Err(Fault::TooLarge { limit_bytes }) } else { Ok(text) }
     }
 }
 

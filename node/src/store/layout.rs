@@ -9,6 +9,7 @@
 //! pinned/<blake3>                          empty marker: never evicted
 //! partial/                                 files of unfinished writes, see `leftovers.rs`
 //! index/                                   sled; can be rebuilt from all of the above
+//! side/                                    build logs and the like, see `side_files`
 //! ```
 
 use std::fs::{self, File, OpenOptions};

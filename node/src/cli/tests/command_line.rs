@@ -73,7 +73,7 @@ fn nonsense_in_any_flag_exits_with_64_and_names_it() {
         for command in ["serve", "config"] {
             for value in [setting.bad_example, "\u{1F4A9}", "-5"] {
                 let is_fine = match setting.key {
-                    "state-dir" | "nix-store" => !value.is_empty(),
+                    "state-dir" | "nix-store" | "write-token-file" => !value.is_empty(),
                     "never-share" => value == "-5",
                     _ => false,
                 };
