@@ -12,7 +12,7 @@ use futures::Stream;
 use p2p_cache_protocol::{BlobId, Digest, NarInfo, Sha256Digest, StoreHash};
 use thiserror::Error;
 
-use crate::upload::{Rejection, SideFile, SideFileName, Uploads};
+use crate::upload::{NarFile, Rejection, SideFile, SideFileName, Uploads};
 
 /// Bytes on their way in or out. Chunks are handed to the socket as they are, without a copy.
 pub type BodyStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
@@ -69,6 +69,13 @@ pub trait ArtifactSource: Send + Sync + 'static {
     /// A build log, a realisation or the like.
     async fn side_file(&self, name: &SideFileName) -> Result<SideFile, SourceError> {
         let _ = name;
+        Err(SourceError::NotFound)
+    }
+
+    /// The file of a NAR that was uploaded compressed, or another that decompresses to the same: clients remember for a
+    /// month under which name they uploaded it. Its length is not known before.
+    async fn nar_file(&self, file: &NarFile) -> Result<BodyStream, SourceError> {
+        let _ = file;
         Err(SourceError::NotFound)
     }
 

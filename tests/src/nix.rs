@@ -67,9 +67,13 @@ impl Closure {
     /// `nix copy --to` of the closure from the store that it was built in. `settings` are those of the cache, such as
     /// `compression=xz`; `options` go to Nix.
     pub fn copy_to(&self, url: &str, settings: &str, options: &[&str]) -> Copied {
-        let home = tempfile::tempdir().expect("a temporary directory");
+        self.copy_to_as(&NixStore::new(), url, settings, options)
+    }
+
+    /// The same by a client that remembers what it uploaded.
+    pub fn copy_to_as(&self, client: &NixStore, url: &str, settings: &str, options: &[&str]) -> Copied {
         let started = Instant::now();
-        let output = nix(home.path())
+        let output = nix(client.directory.path())
             .args(["copy", "--from", &format!("local?root={}", self.directory.path().join("root").display())])
             .args(["--to", &format!("{url}?{settings}"), &self.top])
             .args(options)

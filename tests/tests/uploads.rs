@@ -40,6 +40,28 @@ fn closures_that_one_client_uploads_another_one_fetches() {
 }
 
 #[test]
+fn a_client_gets_back_what_it_uploaded_under_the_name_that_it_remembers() {
+    for compression in ["none", "xz", "zstd"] {
+        let closure = Closure::build(900, "none");
+        let directory = tempfile::tempdir().expect("a directory");
+        let node = Daemon::builder().state_dir(directory.path()).start();
+        let http = node.http.trim_start_matches("http://").to_owned();
+        let client = NixStore::new();
+        let copied = closure.copy_to_as(&client, &node.http, &format!("compression={compression}"), &[]);
+        assert!(copied.success, "{}", copied.stderr);
+        drop(node);
+        let node = Daemon::builder().state_dir(directory.path()).http(http).start();
+        let copied = client.copy_unsigned_from(&node.http, &closure);
+        assert!(copied.success, "{compression}: {}\n{}", copied.stderr, node.log());
+        assert_eq!(client.dump(&closure), closure.top_nar(), "byte-identical");
+        if compression != "none" {
+            let nars = "p2p_cache_requests_total{route=\"/nar/{name}.nar\",status=\"200\"}";
+            assert!(node.metric(nars) >= 3, "the client asked by the name of its upload");
+        }
+    }
+}
+
+#[test]
 fn what_a_shared_key_has_signed_reaches_peers_and_what_nobody_signed_stays_here() {
     let (signed, unsigned) = (Closure::build(500, "none"), Closure::build(500, "none"));
     let node = Daemon::builder().trust(&signed.public_key).start();

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_LENGTH, HeaderValue};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
+use futures::TryStreamExt;
 use p2p_cache_protocol::{Compression, Digest, Sha256Digest, StoreHash};
 
 use super::artifact::{self, Wanted};
@@ -29,6 +30,9 @@ pub(super) async fn get(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    if let Some(file) = file(uri.path()).filter(|file| file.compression != Compression::None) {
+        return compressed(&app, &client, &file).await;
+    }
     artifact::get(&app, &client, wanted(uri.path()).ok_or(Refusal::NOT_FOUND)?, &headers).await
 }
 
@@ -49,6 +53,17 @@ pub(super) async fn head(
         return Ok(response);
     }
     artifact::head(&app, &client, wanted(uri.path()).ok_or(Refusal::NOT_FOUND)?, &headers).await
+}
+
+/// GET of a NAR under the name that it was uploaded by: compressed anew, so that its length is known at its end only.
+async fn compressed(app: &App, client: &Connection, file: &NarFile) -> Result<Response, Refusal> {
+    let body = within(app.answer_timeout, client.source.nar_file(file)).await;
+    let body = body.map_err(|error| refuse(&error, Access::Read))?;
+    let served = app.metrics.served_bytes().clone();
+    let counted = body.inspect_ok(move |chunk| _ = served.inc_by(chunk.len() as u64));
+    let mut response = Response::new(Body::from_stream(counted));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-nix-nar"));
+    Ok(response)
 }
 
 /// PUT of the file of a NAR, under the name that its narinfo will have for it.

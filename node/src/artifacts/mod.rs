@@ -2,6 +2,7 @@
 //! it is read.
 
 mod buffers;
+mod encoded;
 mod live;
 mod missing;
 mod narinfos;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use p2p_cache_http_gateway::{
-    Artifact, ArtifactSource, BodyStream, PutOutcome, SideFile, SideFileName, SourceError, Uploads,
+    Artifact, ArtifactSource, BodyStream, NarFile, PutOutcome, SideFile, SideFileName, SourceError, Uploads,
 };
 use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash, TrustedKeys};
 
@@ -253,6 +254,15 @@ impl ArtifactSource for Artifacts {
     async fn side_file(&self, name: &SideFileName) -> Result<SideFile, SourceError> {
         let files = self.side_files.as_ref().ok_or(SourceError::NotFound)?;
         within_patience(files.get(name.as_str())).await
+    }
+
+    async fn nar_file(&self, file: &NarFile) -> Result<BodyStream, SourceError> {
+        let intake = self.intake.as_ref().ok_or(SourceError::NotFound)?;
+        let nar_hash = intake.nar_hash_of(file).await.ok_or(SourceError::NotFound)?;
+        let held = self.held(Digest::Sha256(nar_hash)).await.map_err(internal)?;
+        let nar = held.ok_or(SourceError::NotFound)?;
+        let size = nar.size();
+        encoded::encoded(nar.read(0..size), &file.compression).await
     }
 
     fn uploads(&self) -> Option<Arc<dyn Uploads>> {

@@ -216,7 +216,7 @@ impl NarInfos {
             return Ok(found);
         }
         let found = match whom {
-            Whom::All | Whom::AllForOthers => self.race(hash).await?,
+            Whom::All | Whom::AllForOthers => self.race(hash, whom).await?,
             Whom::Origins => self.shared.ask_origins(hash).await?,
         };
         self.shared.policy.note(&Subject::path(&found.narinfo), [hash.into()]);
@@ -249,10 +249,18 @@ impl NarInfos {
 
     /// Asks peers and origins at the same time; the first valid answer wins. When the origins said that there is
     /// none, peers are only given a moment longer; when they could not be reached, every peer is heard.
-    async fn race(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        let leader = if self.shared.keys.is_empty() { None } else { self.shared.peers.leader(hash) };
+    ///
+    /// That the origins had none a moment ago is remembered for clients of this machine alone: the time that it saves would
+    /// tell others what was asked for here.
+    async fn race(&self, hash: StoreHash, whom: Whom) -> Result<FoundNarInfo, SourceError> {
+        let missing = whom == Whom::All && self.shared.missing.is_known(hash);
+        // The leader is one peer among others then.
+        let led = !missing && !self.shared.keys.is_empty();
+        let leader = if led { self.shared.peers.leader(hash) } else { None };
         let peers = self.shared.ask_peers(hash, leader);
-        let origins = self.ask_upstream(hash, leader);
+        let origins = async {
+            if missing { Err(SourceError::NotFound) } else { self.ask_upstream(hash, leader).await }
+        };
         tokio::pin!(peers, origins);
         let mut refused = None;
         let mut peers_done = false;
@@ -268,6 +276,9 @@ impl NarInfos {
                     Ok(found) => return Ok(found),
                     Err(error) => {
                         if error == SourceError::NotFound && !self.shared.origins.is_empty() {
+                            if whom == Whom::All && !missing {
+                                self.shared.missing.note(hash);
+                            }
                             grace.set(tokio::time::sleep(PEERS_GRACE));
                         }
                         refused = Some(error);
@@ -343,17 +354,9 @@ impl Shared {
     }
 
     async fn ask_origins(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        if self.missing.is_known(hash) {
-            return Err(SourceError::NotFound);
-        }
         match self.origins.narinfo(hash, None, &[]).await {
             Ok(found) => Ok(FoundNarInfo { narinfo: Arc::new(found.narinfo), origin: Some(found.origin) }),
-            Err(OriginError::NotFound { answered, .. }) => {
-                if answered > 0 {
-                    self.missing.note(hash);
-                }
-                Err(SourceError::NotFound)
-            }
+            Err(OriginError::NotFound { .. }) => Err(SourceError::NotFound),
             Err(error) => Err(SourceError::Upstream(error.to_string())),
         }
     }

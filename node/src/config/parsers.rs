@@ -142,7 +142,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     const MAX_HOST_NAME_BYTES: usize = 253;
     let name = text.strip_suffix('.').unwrap_or(text);
     let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    let is_label = |label: &str| !label.is_empty() && label.bytes().all(usual);
+    let is_label = |label: &str| !label.is_empty() && !label.starts_with('-') && label.bytes().all(usual);
     if name.len() > MAX_HOST_NAME_BYTES || !name.split('.').all(is_label) {
         return Err("is not a host name".to_owned());
     }
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn host_names_have_no_port_and_no_scheme() {
         assert_eq!(host_name("Cache.Example.org."), Ok("cache.example.org".to_owned()));
-        for bad in ["", ".", "a..b", "host:80", "http://host", "[::1]", "a b"] {
+        for bad in ["", ".", "a..b", "host:80", "http://host", "[::1]", "a b", "-5", "a.-b"] {
             assert!(host_name(bad).is_err(), "{bad}");
         }
     }

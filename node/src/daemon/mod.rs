@@ -92,6 +92,7 @@ impl Daemon {
     /// # Errors
     /// See [`run`].
     pub async fn start(config: &Config, listener: Option<TcpListener>) -> Result<Self, DaemonError> {
+        let gateway_config = web::gateway_config(config, listener).await?;
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let store = BlobStore::open(store_config(config)).await?;
@@ -177,7 +178,7 @@ impl Daemon {
             metrics,
         ));
         let gateway = Gateway::bind(
-            web::gateway_config(config, listener).await?,
+            gateway_config,
             Arc::new(artifacts),
             status.clone(),
             Arc::new(registry),

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use p2p_cache_http_gateway::{
     BodyStream, NarFile, Rejection, SideFile, SideFileName, SourceError, Uploader, Uploads,
 };
-use p2p_cache_protocol::{Compression, Digest, MAX_NARINFO_SIGNATURES, NarInfo, TrustedKeys};
+use p2p_cache_protocol::{Compression, Digest, MAX_NARINFO_SIGNATURES, NarInfo, Sha256Digest, TrustedKeys};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -103,6 +103,18 @@ impl Intake {
     }
 }
 
+impl Intake {
+    /// The NAR in a file that was uploaded, also before the last start.
+    pub(crate) async fn nar_hash_of(&self, file: &NarFile) -> Option<Sha256Digest> {
+        let finished = self.shared.table().finished(file);
+        if finished.is_some() {
+            return finished;
+        }
+        let noted = self.shared.parts.side_files.held(&file.to_string()).await?;
+        std::str::from_utf8(&noted.bytes).ok()?.parse().ok()
+    }
+}
+
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -151,6 +163,13 @@ impl Shared {
             return Err(put_error(&error));
         }
         self.table().finish(file, nar);
+        if file.compression != Compression::None {
+            // Whoever uploaded it believes for a month that it can be had by this name.
+            let note = SideFile { bytes: nar.sha256.to_string().into(), encoding: None };
+            if let Err(error) = self.parts.side_files.put(&file.to_string(), note).await {
+                tracing::warn!(%file, %error, "cannot note under which name a NAR was uploaded");
+            }
+        }
         Ok(())
     }
 }
@@ -161,11 +180,9 @@ impl Uploads for Intake {
         if let Some(waiting) = self.shared.table().get(file) {
             return Ok(waiting.file_size);
         }
-        let finished = self.shared.table().finished(file);
-        let nar_hash = match (finished, &file.compression) {
-            (Some(nar_hash), _) => nar_hash,
-            (None, Compression::None) => file.file_hash,
-            (None, _) => return Err(SourceError::NotFound),
+        let nar_hash = match &file.compression {
+            Compression::None => file.file_hash,
+            _ => self.nar_hash_of(file).await.ok_or(SourceError::NotFound)?,
         };
         let held = self.shared.parts.store.find(Digest::Sha256(nar_hash)).await.map_err(internal)?;
         held.map(|meta| meta.size).ok_or(SourceError::NotFound)

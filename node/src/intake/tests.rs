@@ -2,7 +2,6 @@ use async_compression::tokio::write::{XzEncoder, ZstdEncoder};
 use bytes::Bytes;
 use p2p_cache_discovery::PeerId;
 use p2p_cache_http_gateway::conformance::{Fixture, sample_bytes};
-use p2p_cache_protocol::Sha256Digest;
 use prometheus_client::metrics::counter::Counter;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;

@@ -89,6 +89,11 @@ impl SideFiles {
         }
     }
 
+    /// A file that is kept. Asks nobody.
+    pub(crate) async fn held(&self, name: &str) -> Option<SideFile> {
+        Some(self.kept(name).await?.0)
+    }
+
     /// The file, and whether it need not be asked for again.
     async fn kept(&self, name: &str) -> Option<(SideFile, bool)> {
         let key = Key::of(name);

@@ -11,7 +11,7 @@ use p2p_cache_tests::daemon::binary;
 /// Exit code of a wrong command line or configuration.
 const EXIT_USAGE: i32 = 64;
 /// Settings that take any text but the empty one.
-const PATHS: [&str; 2] = ["state-dir", "nix-store"];
+const PATHS: [&str; 3] = ["state-dir", "nix-store", "write-token-file"];
 
 /// Settings in which nearly any text means something.
 const FREE_TEXTS: [&str; 3] = ["swarm-salt", "log", "never-share"];
