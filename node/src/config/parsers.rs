@@ -143,7 +143,10 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_label = |label: &str| !label.is_empty() && !label.starts_with('-') && label.bytes().all(usual);
-    if name.len() > MAX_HOST_NAME_BYTES || !name.split('.').all(is_label) {
+    // What ends in a number is an address, or meant to be one; addresses need no permission.
+    let is_numeric =
+        name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    if name.len() > MAX_HOST_NAME_BYTES || !name.split('.').all(is_label) || is_numeric {
         return Err("is not a host name".to_owned());
     }
     Ok(name.to_ascii_lowercase())
@@ -242,7 +245,9 @@ mod tests {
     #[test]
     fn host_names_have_no_port_and_no_scheme() {
         assert_eq!(host_name("Cache.Example.org."), Ok("cache.example.org".to_owned()));
-        for bad in ["", ".", "a..b", "host:80", "http://host", "[::1]", "a b", "-5", "a.-b"] {
+        for bad in
+            ["", ".", "a..b", "host:80", "http://host", "[::1]", "a b", "-5", "a.-b", "17", "127.0.0.1"]
+        {
             assert!(host_name(bad).is_err(), "{bad}");
         }
     }
