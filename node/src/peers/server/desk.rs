@@ -209,13 +209,10 @@ impl Desk {
         if !self.may_read(blob) {
             return None;
         }
-        let scope = self.visitor.scope;
-        let open = match self.held(blob, size).await {
-            Some(open) => Readable::Held(open),
-            None => {
-                let arriving = self.shared.shareable.arriving(Digest::Blake3(blob), scope)?;
-                Readable::Arriving((arriving.size() == size).then_some(arriving)?)
-            }
+        // What arrives is known without a look at the disk.
+        let open = match self.shared.shareable.arriving(Digest::Blake3(blob), self.visitor.scope) {
+            Some(arriving) if arriving.size() == size => Readable::Arriving(arriving),
+            _ => Readable::Held(self.held(blob, size).await?),
         };
         self.meter.grant(blob);
         let Some(permits) = self.body_permits().await else { return Some(busy()) };
