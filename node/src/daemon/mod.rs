@@ -123,7 +123,7 @@ impl Daemon {
             Arc::new(Union::new([Arc::new(store.clone()) as Arc<dyn Holdings>, Arc::new(nix.clone())]));
         let announcer = Announcer::start(
             to_announce,
-            network.clone(),
+            Arc::new(network.clone()),
             (store.clone(), nix.clone()),
             Arc::clone(&holdings),
             policy.clone(),
