@@ -11,6 +11,21 @@ pub trait NodeStatus: Send + Sync + 'static {
 
     /// A snapshot for people and scripts on this machine. Others see [`Status::for_other_machines`] of it.
     async fn status(&self) -> Status;
+
+    /// Reads the configuration again and applies what can be changed in a running node. Nothing is changed when any of
+    /// it is faulty; the text then names every fault.
+    async fn reload(&self) -> Result<Reloaded, String> {
+        Err("this node does not read its configuration again".to_owned())
+    }
+}
+
+/// The answer of `/api/v1/reload`: keys of settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// They have changed, and the change holds.
+    pub applied: Vec<String>,
+    /// They have changed since the start, and the change needs a restart.
+    pub needs_restart: Vec<String>,
 }
 
 /// The answer of `/api/v1/status`. Counters are since the start of the process.

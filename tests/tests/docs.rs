@@ -70,14 +70,22 @@ fn row(setting: &Setting) -> String {
     };
     let form = setting.remedy.strip_prefix("write ").unwrap_or(setting.remedy);
     let (key, variable, help) = (setting.key, setting.variable(), setting.help);
-    let cells =
-        [format!("`{key}`"), flag, format!("`{variable}`"), default, form.to_owned(), help.to_owned()];
+    let reload = if setting.is_live() { "reload" } else { "restart" };
+    let cells = [
+        format!("`{key}`"),
+        flag,
+        format!("`{variable}`"),
+        default,
+        form.to_owned(),
+        reload.to_owned(),
+        help.to_owned(),
+    ];
     format!("| {} |\n", cells.map(|text| cell(&text)).join(" | "))
 }
 
 fn settings_table() -> String {
-    let head =
-        "| key | flag | variable | default | form and unit | meaning and cost |\n|---|---|---|---|---|---|\n";
+    let head = "| key | flag | variable | default | form and unit | a change needs a | meaning and cost |\n\
+                |---|---|---|---|---|---|---|\n";
     SETTINGS.iter().fold(head.to_owned(), |table, setting| table + &row(setting))
 }
 

@@ -6,9 +6,10 @@ use std::time::Instant;
 use async_trait::async_trait;
 use p2p_cache_discovery::{Network, PeerInfo, Scope};
 use p2p_cache_http_gateway::{
-    NodeStatus, OriginStatus, PeerStatus, SourceStatus, Status, StoreStatus, Totals, TransferStatus,
+    NodeStatus, OriginStatus, PeerStatus, Reloaded, SourceStatus, Status, StoreStatus, Totals, TransferStatus,
 };
 
+use super::reload::Reloader;
 use crate::fetch::{Contributor, FetchEngine, Transfer};
 use crate::metrics::{Metrics, Sink, Source};
 use crate::origin::Origins;
@@ -24,6 +25,7 @@ pub(super) struct StatusReporter {
     metrics: Metrics,
     started: Instant,
     ready: AtomicBool,
+    reloader: Reloader,
 }
 
 impl StatusReporter {
@@ -34,10 +36,15 @@ impl StatusReporter {
         origins: Origins,
         engine: FetchEngine,
         metrics: Metrics,
+        reloader: Reloader,
     ) -> Self {
         let started = Instant::now();
         let ready = AtomicBool::new(false);
-        Self { network, store, max_store_bytes, origins, engine, metrics, started, ready }
+        Self { network, store, max_store_bytes, origins, engine, metrics, started, ready, reloader }
+    }
+
+    pub(super) fn reloader(&self) -> &Reloader {
+        &self.reloader
     }
 
     pub(super) fn set_ready(&self, ready: bool) {
@@ -49,6 +56,10 @@ impl StatusReporter {
 impl NodeStatus for StatusReporter {
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+
+    async fn reload(&self) -> Result<Reloaded, String> {
+        self.reloader.reload().await
     }
 
     async fn status(&self) -> Status {

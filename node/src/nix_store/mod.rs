@@ -243,6 +243,20 @@ impl NixStore {
         self.running.as_ref().map_or_else(Counter::default, |running| running.shared.hashed_bytes.clone())
     }
 
+    /// Another limit of the hashing in the background from now on; `None` is unlimited.
+    pub fn set_hash_rate(&self, bytes_per_second: Option<u64>) {
+        if let Some(running) = &self.running {
+            running.shared.set_hash_rate(bytes_per_second);
+        }
+    }
+
+    /// The judge would now offer paths that it did not offer before: looks at all of them again, soon.
+    pub fn judge_anew(&self) {
+        if let Some(running) = &self.running {
+            running.shared.judge_anew();
+        }
+    }
+
     /// Stops hashing and following. What was hashed is remembered, what was not is taken up at the next start.
     pub async fn shutdown(&self) {
         let Some(running) = &self.running else { return };

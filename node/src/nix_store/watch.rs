@@ -93,6 +93,7 @@ impl Follower {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = tokio::time::sleep(wait.unwrap_or(most).min(most)) => {}
+                () = self.shared.wake.notified() => {}
                 told = changed => match told {
                     Ok(()) => tokio::time::sleep(SETTLE_TIME).await,
                     Err(error) => {
