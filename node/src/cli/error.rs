@@ -70,6 +70,8 @@ pub(super) enum CliError {
     BadBlobs { bad: u64, checked: u64 },
     #[error("a worker of this command died: {reason}; report this")]
     Worker { reason: String },
+    #[error("{failed} of {all} checks failed")]
+    Unhealthy { failed: usize, all: usize },
     #[error("interrupted; nothing was kept")]
     Interrupted,
 }
@@ -108,6 +110,7 @@ impl CliError {
             | CliError::Store(_)
             | CliError::BadBlobs { .. }
             | CliError::Worker { .. }
+            | CliError::Unhealthy { .. }
             | CliError::Interrupted => EXIT_FAILURE,
         }
     }

@@ -1,4 +1,4 @@
-//! The command line: `p2p-cache serve|status|reload|put|get|verify|gc|config|id`.
+//! The command line: `p2p-cache serve|status|doctor|reload|put|get|verify|gc|config|id`.
 //!
 //! Results go to standard output, diagnostics to standard error. Exit codes: 0 success, 64 wrong command
 //! line or configuration, 1 anything else.
@@ -7,6 +7,7 @@ mod args;
 mod client;
 mod config;
 mod console;
+mod doctor;
 mod error;
 mod flags;
 mod generate;
@@ -121,8 +122,9 @@ async fn dispatch(
     }
     let config = startup.loaded.config;
     match command {
+        Command::Doctor(args) => doctor::run(console, &config, args.json).await,
         Command::Reload(args) => reload::run(console, config.http, args.json).await,
-        Command::Status(args) => status::run(console, config.http, args.json).await,
+        Command::Status(args) => status::run(console, config.http, args.json, args.watch).await,
         Command::Put(args) => put::run(console, config.http, &args.file, args.private, args.json).await,
         Command::Get(args) => get::run(console, config.http, &args.digest, args.output).await,
         Command::Verify(args) => maintain::verify(console, &config, args.json).await,
@@ -140,6 +142,7 @@ impl Command {
         match self {
             Command::Serve(args) => &args.settings.flags,
             Command::Status(args) => &args.settings.flags,
+            Command::Doctor(args) => &args.settings.flags,
             Command::Reload(args) => &args.settings.flags,
             Command::Put(args) => &args.settings.flags,
             Command::Get(args) => &args.settings.flags,

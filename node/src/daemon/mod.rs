@@ -180,6 +180,7 @@ impl Daemon {
             network.clone(),
             store.clone(),
             config.max_store_size,
+            (nix.clone(), config.nix_store.clone()),
             origins,
             engine.clone(),
             metrics,

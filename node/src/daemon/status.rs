@@ -1,17 +1,20 @@
 //! What the node says of itself.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use p2p_cache_discovery::{Network, PeerInfo, Scope};
 use p2p_cache_http_gateway::{
-    NodeStatus, OriginStatus, PeerStatus, Reloaded, SourceStatus, Status, StoreStatus, Totals, TransferStatus,
+    LiveStoreStatus, NodeStatus, OriginStatus, PeerStatus, Reloaded, SourceStatus, Status, StoreStatus,
+    Totals, TransferStatus,
 };
 
 use super::reload::Reloader;
 use crate::fetch::{Contributor, FetchEngine, Transfer};
 use crate::metrics::{Metrics, Sink, Source};
+use crate::nix_store::{LiveUsage, NixStore};
 use crate::origin::Origins;
 use crate::store::BlobStore;
 
@@ -20,6 +23,8 @@ pub(super) struct StatusReporter {
     network: Network,
     store: BlobStore,
     max_store_bytes: Option<u64>,
+    /// The live store, and where it is when the owner wants it offered.
+    nix: (NixStore, Option<PathBuf>),
     origins: Origins,
     engine: FetchEngine,
     metrics: Metrics,
@@ -33,6 +38,7 @@ impl StatusReporter {
         network: Network,
         store: BlobStore,
         max_store_bytes: Option<u64>,
+        nix: (NixStore, Option<PathBuf>),
         origins: Origins,
         engine: FetchEngine,
         metrics: Metrics,
@@ -40,11 +46,27 @@ impl StatusReporter {
     ) -> Self {
         let started = Instant::now();
         let ready = AtomicBool::new(false);
-        Self { network, store, max_store_bytes, origins, engine, metrics, started, ready, reloader }
+        Self { network, store, max_store_bytes, nix, origins, engine, metrics, started, ready, reloader }
     }
 
     pub(super) fn reloader(&self) -> &Reloader {
         &self.reloader
+    }
+
+    fn live_store(&self) -> Option<LiveStoreStatus> {
+        let (nix, root) = (&self.nix.0, self.nix.1.as_ref()?);
+        let LiveUsage { complaint, readable, counts } = nix.usage();
+        let unknown = || "it is not open: the log of the node says why".to_owned();
+        Some(LiveStoreStatus {
+            root: root.display().to_string(),
+            readable,
+            problem: (!readable).then(|| complaint.unwrap_or_else(unknown)),
+            offered: counts.offered,
+            offered_bytes: counts.offered_bytes,
+            pending: counts.pending,
+            bad: counts.bad,
+            hashed_bytes: nix.hashed_bytes().get(),
+        })
     }
 
     pub(super) fn set_ready(&self, ready: bool) {
@@ -76,6 +98,7 @@ impl NodeStatus for StatusReporter {
             listen: self.network.listen_addrs().iter().map(ToString::to_string).collect(),
             peers: self.network.peers().iter().map(peer_status).collect(),
             store: StoreStatus { bytes: usage.bytes, max_bytes: self.max_store_bytes, blobs: usage.blobs },
+            nix_store: self.live_store(),
             origins: origins.collect(),
             transfers: self.engine.transfers().iter().map(|transfer| transfer_status(transfer)).collect(),
             totals: Totals {

@@ -87,8 +87,10 @@ pub struct OpenNar {
 }
 
 /// What a live store has and does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LiveUsage {
+    /// Why it is no source for now, when that is known.
+    pub complaint: Option<String>,
     /// Whether its database can be read.
     pub readable: bool,
     /// How many paths are in which state.
@@ -232,6 +234,7 @@ impl NixStore {
     #[must_use]
     pub fn usage(&self) -> LiveUsage {
         self.running.as_ref().map_or_else(LiveUsage::default, |running| LiveUsage {
+            complaint: running.shared.complaint(),
             readable: running.shared.database().is_some(),
             counts: running.shared.index.counts(),
         })

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use p2p_cache_protocol::{BlobId, Claim, StoreHash};
 use prometheus_client::metrics::counter::Counter;
@@ -115,6 +115,8 @@ pub(super) struct Shared {
     hash_rate: AtomicU64,
     /// The judge has changed its mind: all paths are to be looked at again.
     judged_anew: AtomicBool,
+    /// Why the database cannot be used.
+    complaint: Mutex<Option<String>>,
     /// Wakes the follower.
     pub(super) wake: Notify,
     database: RwLock<Option<Arc<Database>>>,
@@ -129,6 +131,7 @@ impl Shared {
             options,
             hash_rate,
             judged_anew: AtomicBool::new(false),
+            complaint: Mutex::default(),
             wake: Notify::new(),
             index,
             outboards,
@@ -148,6 +151,14 @@ impl Shared {
 
     pub(super) fn set_hash_rate(&self, bytes_per_second: Option<u64>) {
         self.hash_rate.store(bytes_per_second.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_complaint(&self, complaint: Option<String>) {
+        *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = complaint;
     }
 
     pub(super) fn judge_anew(&self) {

@@ -154,6 +154,7 @@ impl Follower {
                 self.shared.set_database(Some(Arc::new(database)));
                 self.sync = Some(Sync::new());
                 self.complaint.clear();
+                self.shared.set_complaint(None);
                 true
             }
             Ok(Err(error)) => {
@@ -192,6 +193,7 @@ impl Follower {
         let complaint = error.to_string();
         if complaint != self.complaint {
             tracing::warn!(%error, "the live Nix store is no source for now");
+            self.shared.set_complaint(Some(complaint.clone()));
             self.complaint = complaint;
         }
     }
