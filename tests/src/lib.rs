@@ -11,6 +11,7 @@ pub mod origin;
 pub mod prober;
 pub mod site;
 pub mod timing;
+pub mod webdriver;
 
 pub use crowd::Crowd;
 pub use daemon::{Daemon, DaemonBuilder};
