@@ -5,6 +5,7 @@ pub mod crowd;
 pub mod daemon;
 pub mod hostile;
 pub mod http;
+pub mod metrics;
 pub mod netns;
 pub mod nix;
 pub mod origin;
