@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use p2p_cache_tests::{Daemon, daemon, hostile, http};
+use p2p_cache_tests::{Closure, Daemon, DaemonBuilder, NixStore, Origin, daemon, hostile, http};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const SLOW_BLOB_BYTES: usize = 12_000_000;
@@ -21,10 +21,14 @@ struct Configured {
 
 impl Configured {
     fn start(text: &str) -> Self {
+        Self::start_as(Daemon::builder(), text)
+    }
+
+    fn start_as(builder: DaemonBuilder, text: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("p2p-cache.toml");
         fs::write(&file, text).expect("the configuration");
-        Self { node: Daemon::builder().config(&file).start(), directory }
+        Self { node: builder.config(&file).start(), directory }
     }
 
     fn write(&self, text: &str) {
@@ -131,6 +135,37 @@ fn what_needs_a_restart_is_named_and_what_does_not_holds() {
     daemon::wait_until(PATIENCE, "the log of the second reload", || {
         node.node.log().contains("the configuration was read again")
     });
+}
+
+#[test]
+fn keys_that_are_shared_or_trusted_may_come_and_go() {
+    let (closure, store) = (Closure::build(200, "none"), NixStore::new());
+    let copied = store.copy_from(&Origin::serve(&closure.cache()).url(), &closure);
+    assert!(copied.success, "{}", copied.stderr);
+    let paths = closure.narinfos().len() as u64;
+    let (top, key) = (closure.top_narinfo().0, &closure.public_key);
+    let shared = format!("extra-shared-keys = [\"{key}\"]\n");
+
+    let holder = Configured::start_as(Daemon::builder().nix_store(&store.root()), "");
+    let offered = || holder.node.metric("p2p_cache_live_paths{state=\"offered\"}");
+    let asking = Configured::start_as(Daemon::builder().peer(&holder.node.peer), "trusted-public-key = []\n");
+    asking.node.wait_for_members(1);
+    let narinfo = || http::get(&format!("{}/{top}.narinfo", asking.node.http)).status;
+    assert_eq!((offered(), narinfo()), (0, 404), "nobody shares, and nobody believes");
+
+    holder.write(&shared);
+    assert_eq!(text_of(&holder.reload(&[]).stdout), "applied: extra-shared-keys\n");
+    daemon::wait_until(PATIENCE, "the paths of the key to be offered", || offered() == paths);
+    assert_eq!(narinfo(), 404, "it comes from a peer, and nobody here believes who signed it");
+    asking.write(&format!("trusted-public-key = [\"{key}\"]\n"));
+    assert!(asking.reload(&[]).status.success());
+    daemon::wait_until(PATIENCE, "the narinfo to be believed", || narinfo() == 200);
+
+    holder.write("");
+    assert!(holder.reload(&[]).status.success());
+    let late = Daemon::builder().trust(key).peer(&holder.node.peer).start();
+    late.wait_for_members(1);
+    assert_eq!(http::get(&format!("{}/{top}.narinfo", late.http)).status, 404, "it is private again");
 }
 
 #[test]
