@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_cache_discovery::{Identity, Network, NetworkConfig};
-use p2p_cache_http_gateway::{Gateway, GatewayConfig, GatewayMetrics};
+use p2p_cache_http_gateway::{Gateway, GatewayConfig, GatewayMetrics, NodeStatus};
 use p2p_cache_protocol::TrustedKeys;
 use prometheus_client::registry::Registry;
 
@@ -70,7 +70,7 @@ pub async fn run(startup: Startup, listener: io::Result<Option<TcpListener>>) ->
     let _watchdog = watchdog::start(daemon.http_addr(), daemon.network.clone());
     let signal = loop {
         match signals.next().await {
-            Signal::Reload => drop(daemon.status.reloader().reload().await),
+            Signal::Reload => drop(daemon.status.reload().await),
             Signal::End(name) => break name,
         }
     };
@@ -176,16 +176,17 @@ impl Daemon {
             store.clone(),
             nix.clone(),
         )));
-        let status = Arc::new(StatusReporter::new(
-            network.clone(),
-            store.clone(),
-            config.max_store_size,
-            (nix.clone(), config.nix_store.clone()),
+        let status = Arc::new(StatusReporter::new(status::Parts {
+            network: network.clone(),
+            store: store.clone(),
+            max_store_bytes: config.max_store_size,
+            nix: nix.clone(),
+            nix_root: config.nix_store.clone(),
             origins,
-            engine.clone(),
+            engine: engine.clone(),
             metrics,
             reloader,
-        ));
+        }));
         let gateway = Gateway::bind(
             gateway_config(config, listener),
             Arc::new(artifacts),
