@@ -7,6 +7,7 @@ pub mod config;
 pub mod daemon;
 mod damage;
 pub mod fetch;
+pub mod logging;
 pub mod metrics;
 pub mod nix_store;
 pub mod origin;

@@ -6,6 +6,7 @@ mod nar;
 mod narinfo;
 mod page;
 mod probes;
+mod reload;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -20,7 +21,7 @@ use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
@@ -101,6 +102,9 @@ impl App {
 /// The label of requests for paths that mean nothing here.
 pub(crate) const ROUTE_OTHER: &str = "other";
 
+/// What monitoring asks for all the time: its answers would drown all others in the log.
+const POLLED: [&str; 4] = ["/metrics", "/healthz", "/readyz", "/api/v1/status"];
+
 /// All routes. Labels of metrics are the templates, so their number is fixed.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let route = |label, methods: MethodRouter<Arc<App>>| {
@@ -119,6 +123,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/page/page.css", route("/page", get(page::style)))
         .route("/page/page.js", route("/page", get(page::script)))
         .route("/api/v1/status/events", route("/api/v1/status/events", get(page::events)))
+        .route("/api/v1/reload", route("/api/v1/reload", post(reload::reload)))
         .route("/healthz", route("/healthz", get(probes::healthz)))
         .route("/readyz", route("/readyz", get(probes::readyz)))
         .route("/metrics", route("/metrics", get(probes::metrics)))
@@ -154,9 +159,14 @@ async fn observe(
     let status = response.status();
     app.metrics.answered(route, status);
     stopwatch.answered = true;
-    span.in_scope(
-        || tracing::debug!(status = status.as_u16(), elapsed = ?stopwatch.started.elapsed(), "answered"),
-    );
+    span.in_scope(|| {
+        let (status, elapsed) = (status.as_u16(), stopwatch.started.elapsed());
+        if POLLED.contains(&route) {
+            tracing::trace!(status, ?elapsed, "answered");
+        } else {
+            tracing::debug!(status, ?elapsed, "answered");
+        }
+    });
     response.map(|body| Body::new(Timed { body, _stopwatch: stopwatch }))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -72,7 +72,7 @@ struct Shared {
     nix: NixStore,
     origins: Origins,
     peers: Arc<dyn Peers>,
-    keys: TrustedKeys,
+    keys: RwLock<Arc<TrustedKeys>>,
     policy: Arc<SharingPolicy>,
     recent: Mutex<LruCache<StoreHash, Recent>>,
     lookups: Mutex<HashMap<(StoreHash, Whom), WeakShared<Lookup>>>,
@@ -90,7 +90,14 @@ impl NarInfos {
     ) -> Self {
         let recent = Mutex::new(LruCache::new(MAX_RECENT));
         let lookups = Mutex::default();
+        let keys = RwLock::new(Arc::new(keys));
         Self { shared: Arc::new(Shared { store, nix, origins, peers, keys, policy, recent, lookups }) }
+    }
+
+    /// Other keys decide from now on; what was found under the old ones is forgotten.
+    pub fn set_keys(&self, keys: TrustedKeys) {
+        *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The narinfo of a store path. `NotFound` only when the origins said so and no peer has it.
@@ -99,7 +106,7 @@ impl NarInfos {
             return Ok(found);
         }
         let generation = self.shared.nix.generation();
-        let held = self.shared.held(hash, |narinfo| narinfo.verified_by(&self.shared.keys).is_some()).await;
+        let held = self.shared.held(hash, |narinfo| narinfo.verified_by(&self.shared.keys()).is_some()).await;
         let held = match held {
             Held::Good(narinfo) => return Ok(FoundNarInfo { narinfo, origin: None }),
             Held::Other(narinfo) => narinfo,
@@ -204,7 +211,7 @@ impl NarInfos {
                 Ok(found) => Ok(found),
                 Err(declined) => {
                     let found = self.shared.ask_origins(hash).await?;
-                    if declined && found.narinfo.verified_by(&self.shared.keys).is_some() {
+                    if declined && found.narinfo.verified_by(&self.shared.keys()).is_some() {
                         self.shared.peers.declined(leader);
                     }
                     Ok(found)
@@ -217,7 +224,7 @@ impl NarInfos {
     /// Asks peers and origins at the same time; the first valid answer wins. When the origins said that there is
     /// none, peers are only given a moment longer; when they could not be reached, every peer is heard.
     async fn race(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
-        let leader = if self.shared.keys.is_empty() { None } else { self.shared.peers.leader(hash) };
+        let leader = if self.shared.keys().is_empty() { None } else { self.shared.peers.leader(hash) };
         let peers = self.shared.ask_peers(hash, leader);
         let origins = self.ask_upstream(hash, leader);
         tokio::pin!(peers, origins);
@@ -329,9 +336,13 @@ impl Shared {
         Err(false)
     }
 
+    fn keys(&self) -> Arc<TrustedKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The first narinfo of a peer that a trusted key verifies. The leader is asked for more than that already.
     async fn ask_peers(&self, hash: StoreHash, leader: Option<Leader>) -> Option<Arc<NarInfo>> {
-        if self.keys.is_empty() {
+        if self.keys().is_empty() {
             return None;
         }
         let others =
@@ -362,7 +373,7 @@ impl Shared {
         if narinfo.store_path.hash() != hash {
             return Err(format!("it is for {}", narinfo.store_path));
         }
-        match narinfo.verified_by(&self.keys) {
+        match narinfo.verified_by(&self.keys()) {
             Some(_) => Ok(narinfo),
             None => Err("no trusted key verifies it".to_owned()),
         }

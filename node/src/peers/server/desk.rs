@@ -237,11 +237,12 @@ impl Desk {
     async fn body_permits(&self) -> Option<BodyPermits> {
         let acquire = |slots: &Arc<Semaphore>| Arc::clone(slots).acquire_owned();
         let of_peer = acquire(&self.meter.bodies).await.ok()?;
-        let of_scope = match self.shared.scope_slots.of(self.visitor.scope) {
+        let slots = self.shared.slots();
+        let of_scope = match slots.of(self.visitor.scope) {
             Some(slots) => Some(timeout(SLOT_WAIT, acquire(slots)).await.ok()?.ok()?),
             None => None,
         };
-        let of_node = timeout(SLOT_WAIT, acquire(&self.shared.slots)).await.ok()?.ok()?;
+        let of_node = timeout(SLOT_WAIT, acquire(&slots.all)).await.ok()?.ok()?;
         Some(BodyPermits { _of_peer: of_peer, _of_scope: of_scope, _of_node: of_node })
     }
 
