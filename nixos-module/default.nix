@@ -163,6 +163,8 @@ in
       startLimitBurst = 5;
       serviceConfig = import ./service.nix // {
         ExecStart = "${cfg.package}/bin/p2p-cache serve --config ${cfg.configFile}";
+        # Fails, and says why, when the configuration is faulty.
+        ExecReload = "${cfg.package}/bin/p2p-cache reload --config ${cfg.configFile}";
       } // optionalAttrs (cfg.environmentFile != null) {
         EnvironmentFile = toString cfg.environmentFile;
       } // optionalAttrs (cfg.credentials != { }) {

@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 
-from benches import closure, common, gateway, site, transfer
+from benches import closure, common, gateway, live, site, transfer
 
 # Each with its function, the tools that it needs and its settings: name, default, meaning.
 RUNS = ("runs", 5, "measurements, of which the median counts")
@@ -36,6 +36,8 @@ BENCHES = {
     "miss": (gateway.miss, ["nginx", "openssl"], [
         ("requests", 300, "paths"), ("kib", 20, "length of each NAR"), ("peers", 4, "connected peers without them")]),
     "gateway": (gateway.gateway, ["nginx", "wrk", "curl", "openssl"], [("mib", 181, "length of the NAR"), RUNS]),
+    "live": (live.live, ["nginx", "wrk", "curl", "nix-store"], [
+        ("mib", 181, "length of each NAR, about"), ("files", 15000, "files in the larger of two trees"), RUNS]),
     "memory": (transfer.memory, [], [("mib", 10240, "length of the blob"), ("peers", 8, "holders")]),
     "no-peers": (closure.no_peers, ["nginx", "nix"], [
         ("paths", 24, "store paths"), ("text-kib", 2604, "random bytes behind the text of each path"), RUNS]),

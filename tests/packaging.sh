@@ -67,7 +67,7 @@ done
 units=("$root/usr/lib/systemd/system/p2p-cache.service" "$root/usr/lib/systemd/system/p2p-cache.socket")
 cp "${units[@]}" "$work"
 # The program is in the fresh system, not here.
-sed -i "s|^ExecStart=/usr|ExecStart=$root/usr|" "$work/p2p-cache.service"
+sed -i "s|^ExecStart=/usr|ExecStart=$root/usr|; s|^ExecReload=/usr|ExecReload=$root/usr|" "$work/p2p-cache.service"
 complaints=$(systemd-analyze verify --man=no "$work/p2p-cache.service" "$work/p2p-cache.socket" 2>&1) && [ -z "$complaints" ] ||
     fail "systemd says: $complaints"
 

@@ -107,6 +107,15 @@ impl Network {
         self.send(Command::Respond { reply }).await.is_ok() && answer.await.is_ok()
     }
 
+    /// Other static peers from now on. One that is left out is not dialled again; its connection stays while it is used.
+    ///
+    /// # Errors
+    /// Addresses that are none of a peer, or too many of them.
+    pub async fn set_static_peers(&self, peers: Vec<Multiaddr>) -> Result<(), NetworkError> {
+        NetworkConfig { peers: peers.clone(), ..NetworkConfig::default() }.check()?;
+        self.send(Command::SetPeers { peers }).await.map_err(|Closed| NetworkError::Closed)
+    }
+
     /// Arrivals and departures from now on. A subscriber that lags by more than 1024 events misses some and is
     /// told so.
     pub fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {

@@ -73,6 +73,21 @@ impl Redial {
         self.insert(Target::Static { address, peer }, peer, State::Waiting(now));
     }
 
+    /// Keeps these addresses of the configuration and no others; a new one is due at once.
+    pub(crate) fn set_static(&mut self, addresses: &[Multiaddr], now: Instant) {
+        self.entries.retain(|_, entry| match &entry.target {
+            Target::Static { address, .. } => addresses.contains(address),
+            Target::Lan(_) => true,
+        });
+        for address in addresses {
+            let known =
+                |entry: &Entry| matches!(&entry.target, Target::Static { address: a, .. } if a == address);
+            if !self.entries.values().any(known) {
+                self.add_static(address.clone(), now);
+            }
+        }
+    }
+
     /// Adds a peer of the local network, due at `at` or connected since `connected`. False when it is a target
     /// already or the bound is reached.
     pub(crate) fn add_lan(&mut self, peer: PeerId, at: Instant, connected: bool) -> bool {
@@ -289,5 +304,24 @@ mod tests {
         let (mut redial, now) = (Redial::default(), Instant::now());
         let added = (0..2 * MAX_LAN_TARGETS).filter(|_| redial.add_lan(PeerId::random(), now, false));
         assert_eq!(added.count(), MAX_LAN_TARGETS);
+    }
+
+    #[test]
+    fn other_static_peers_replace_those_that_are_not_among_them() {
+        let now = Instant::now();
+        let address = |port: u16| -> Multiaddr { format!("/ip4/192.0.2.1/tcp/{port}").parse().unwrap() };
+        let mut redial = Redial::default();
+        redial.set_static(&[address(1), address(2)], now);
+        let first: Vec<_> = redial.due(now, &mut || 0.0).into_iter().map(|due| due.id).collect();
+        redial.on_answer(first[0], PeerId::random(), now);
+        redial.add_lan(PeerId::random(), now, true);
+
+        redial.set_static(&[address(1), address(3), address(3)], now);
+        let due = redial.due(now, &mut || 0.0);
+        assert_eq!(due.len(), 1, "the one that is connected is left alone: {due:?}");
+        assert_eq!(due[0].target, Target::Static { address: address(3), peer: None });
+        // The outcome of a dial of one that is not wanted any more changes nothing.
+        redial.on_failure(first[1], now, 0.0);
+        assert_eq!(redial.entries.len(), 3);
     }
 }

@@ -36,7 +36,8 @@ pub use metrics::GatewayMetrics;
 pub use server::{Gateway, ShutdownReport};
 pub use source::{Artifact, ArtifactSource, BODY_CHUNK_BYTES, BodyStream, PutOutcome, SourceError};
 pub use status::{
-    NodeStatus, OriginStatus, PeerStatus, SourceStatus, Status, StoreStatus, Totals, TransferStatus,
+    LiveStoreStatus, NodeStatus, OriginStatus, PeerStatus, Reloaded, SourceStatus, Status, StoreStatus,
+    Totals, TransferStatus,
 };
 pub use upload::{
     MAX_SIDE_FILE_BYTES, MAX_SIDE_FILE_NAME_BYTES, NarFile, Rejection, SideFile, SideFileName, Uploader,

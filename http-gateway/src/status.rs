@@ -11,6 +11,21 @@ pub trait NodeStatus: Send + Sync + 'static {
 
     /// A snapshot for people and scripts on this machine. Others see [`Status::for_other_machines`] of it.
     async fn status(&self) -> Status;
+
+    /// Reads the configuration again and applies what can be changed in a running node. Nothing is changed when any of
+    /// it is faulty; the text then names every fault.
+    async fn reload(&self) -> Result<Reloaded, String> {
+        Err("this node does not read its configuration again".to_owned())
+    }
+}
+
+/// The answer of `/api/v1/reload`: keys of settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// They have changed, and the change holds.
+    pub applied: Vec<String>,
+    /// They have changed since the start, and the change needs a restart.
+    pub needs_restart: Vec<String>,
 }
 
 /// The answer of `/api/v1/status`. Counters are since the start of the process.
@@ -28,6 +43,9 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The blob store.
     pub store: StoreStatus,
+    /// The live Nix store, when the node is to offer one; not told to other machines.
+    #[serde(default)]
+    pub nix_store: Option<LiveStoreStatus>,
     /// Origins in order of priority.
     pub origins: Vec<OriginStatus>,
     /// Fetches under way; none is told to other machines.
@@ -42,6 +60,7 @@ impl Status {
     #[must_use]
     pub fn for_other_machines(mut self) -> Self {
         self.transfers.clear();
+        self.nix_store = None;
         for origin in &mut self.origins {
             origin.last_error = None;
         }
@@ -73,6 +92,27 @@ pub struct StoreStatus {
     pub max_bytes: Option<u64>,
     /// Number of blobs.
     pub blobs: u64,
+}
+
+/// The live Nix store of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveStoreStatus {
+    /// The directory that has `nix/store` and `nix/var/nix/db` below it.
+    pub root: String,
+    /// Whether its database can be read now.
+    pub readable: bool,
+    /// What keeps it from being read.
+    pub problem: Option<String>,
+    /// Paths that are hashed and offered as far as the owner shares.
+    pub offered: u64,
+    /// Bytes of NARs of those.
+    pub offered_bytes: u64,
+    /// Paths that will be offered when they have been hashed.
+    pub pending: u64,
+    /// Paths whose bytes are not what Nix noted; never offered.
+    pub bad: u64,
+    /// Bytes hashed since the start of the process.
+    pub hashed_bytes: u64,
 }
 
 /// One origin.

@@ -146,13 +146,15 @@ in
 
   # Units.
   (check "the unit serves with the checked file"
-    (unit.ExecStart == "${pkgs.p2p-cache}/bin/p2p-cache serve --config ${configFile}"))
+    (unit.ExecStart == "${pkgs.p2p-cache}/bin/p2p-cache serve --config ${configFile}"
+      && unit.ExecReload == "${pkgs.p2p-cache}/bin/p2p-cache reload --config ${configFile}"))
   (check "the socket listens where the node is expected"
     (default.systemd.sockets.p2p-cache.listenStreams == [ "127.0.0.1:5380" ]
       && elem "p2p-cache.socket" (unitOf default).requires && elem "p2p-cache.socket" (unitOf default).after))
   (check "systemd is told of readiness and of life" (unit.Type == "notify" && unit.WatchdogSec > 0))
   (check "the unit of other distributions is the same one" (
-    sorted (shim.lines (removeAttrs unit [ "ExecStart" ])) == sorted (without "ExecStart=" (sectionOf "Service" dist))
+    sorted (shim.lines (removeAttrs unit [ "ExecStart" "ExecReload" ]))
+      == sorted (without "ExecReload=" (without "ExecStart=" (sectionOf "Service" dist)))
   ))
   (check "other distributions start and stop it alike" (
     let rendered = shim.serviceText (unitOf default); in

@@ -8,6 +8,8 @@ pub mod daemon;
 mod damage;
 pub mod fetch;
 pub mod intake;
+pub mod key_ring;
+pub mod logging;
 pub mod metrics;
 mod nar_listing;
 pub mod nix_store;

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     }
     use_small_pages();
     let listener = p2p_cache::daemon::inherited_listener();
-    p2p_cache::cli::run(std::env::args_os(), async |config| p2p_cache::daemon::run(config, listener).await)
+    p2p_cache::cli::run(std::env::args_os(), async |startup| p2p_cache::daemon::run(startup, listener).await)
 }
 
 /// Where the kernel gives huge pages to everybody, the allocator's half-used ones made 50 MiB of an idle node's 70, and

@@ -14,6 +14,7 @@ use p2p_cache::artifacts::{Artifacts, NarInfos};
 use p2p_cache::discovery::PeerId;
 use p2p_cache::fetch::scheduler::Timing;
 use p2p_cache::fetch::{FetchEngine, Leader, Offer, Peers};
+use p2p_cache::key_ring::KeyRing;
 use p2p_cache::metrics::{Metrics, Source};
 use p2p_cache::nix_store::NixStore;
 use p2p_cache::origin::{OriginConfig, Origins};
@@ -215,7 +216,7 @@ async fn the_node_takes_uploads_as_it_should() {
         let origins =
             Origins::new(OriginConfig { urls: Vec::new(), ..OriginConfig::default() }, Counter::default());
         let side_files = SideFiles::open(node._directory.path(), origins.unwrap(), Duration::ZERO).unwrap();
-        let artifacts = node.artifacts.clone().with_uploads(side_files, keys, None);
+        let artifacts = node.artifacts.clone().with_uploads(side_files, KeyRing::new(keys), None);
         kept.lock().unwrap().push(node);
         Arc::new(artifacts) as Arc<dyn ArtifactSource>
     })

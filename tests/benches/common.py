@@ -51,6 +51,12 @@ def inside(namespace):
     return ["ip", "netns", "exec", namespace] if namespace else []
 
 
+def cpu_seconds(process):
+    """What a process has used so far, in user space and kernel. (`ip netns exec` becomes what it starts.)"""
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Daemon:
     """A node of its own; `flags` go to `serve`. Everything on loopback unless a namespace is given."""
 
@@ -106,8 +112,7 @@ class Daemon:
         return int(next(line for line in status.splitlines() if line.startswith(field + ":")).split()[1])
 
     def cpu_seconds(self):
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process)
 
     def stop(self):
         self.process.terminate()

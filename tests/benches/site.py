@@ -1,11 +1,13 @@
 """Many hosts at once, each in a network namespace of its own: a site behind a slow origin, and a swarm."""
 import concurrent.futures
+import filecmp
 import hashlib
+import shutil
 import subprocess
 import sys
 import time
 
-from .common import MIB, Daemon, Nginx, Report, inside
+from .common import MIB, Daemon, Nginx, Report, cpu_seconds, inside, median
 from .corpus import Cache
 from .network import LISTEN, Lan, address
 
@@ -99,47 +101,65 @@ def site(arguments, directory):
 
 
 def swarm(arguments, directory):
-    """Hosts fetch one blob from a seeder behind a slow link, through p2p-cache and through BitTorrent."""
+    """Hosts fetch one blob from a seeder behind a slow link, into their stores, and through BitTorrent into files."""
     report, hosts = Report("swarm"), arguments.hosts
     cache = Cache(directory / "www", [arguments.mib * MIB])
     file = cache.directory / cache.paths[0][2]
-    seeder = hosts
-    ours, torrent = [], []
+    ours, torrent, ours_cpu, torrent_cpu = [], [], [], []
     with Lan([GIGABIT] * hosts + [arguments.mbit * 1_000_000]) as lan:
         for run in range(arguments.runs):
             place = directory / f"run{run}"
             place.mkdir()
-            ours.append(swarm_of_nodes(lan, seeder, cache, arguments, place))
-            torrent.append(swarm_of_aria2(lan, seeder, file, place))
+            for result, times, cpu in ((swarm_of_nodes(lan, hosts, cache, arguments, place), ours, ours_cpu),
+                                       (swarm_of_aria2(lan, hosts, file, place), torrent, torrent_cpu)):
+                times.append(result[0])
+                cpu.append(result[1])
     one_copy = file.stat().st_size * 8 / (arguments.mbit * 1e6)
-    slowest = lambda runs: sorted(max(times) for times in runs)[len(runs) // 2]
+    slowest = lambda runs: median([max(times) for times in runs])
     report.row(f"{hosts} hosts, seeder at {arguments.mbit} Mbit/s, {arguments.mib} MiB: slowest host / BitTorrent",
                slowest(ours) / slowest(torrent), "<= 0.9", ours_s=slowest(ours), aria2_s=slowest(torrent),
-               one_copy_s=one_copy, ours_fastest_s=min(map(min, ours)), aria2_fastest_s=min(map(min, torrent)))
+               one_copy_s=one_copy, ours_fastest_s=min(map(min, ours)), aria2_fastest_s=min(map(min, torrent)),
+               ours_cpu_s=median(ours_cpu), aria2_cpu_s=median(torrent_cpu))
     return report
 
 
 def swarm_of_nodes(lan, seeder, cache, arguments, directory):
+    """Seconds of each host, and CPU seconds of all. The clients keep nothing: what counts is the NAR in the store, as
+    the file of BitTorrent does."""
     trust = ("--trusted-public-key", cache.public_key, "--extra-shared-keys", cache.public_key)
+    store_hash, nar_hash, name = cache.paths[0]
     nginx = Nginx(cache.directory, directory / "nginx", "127.0.0.1:8080", lan.host(seeder))
     nodes = []
     try:
         nodes.append(node_in(lan, seeder, arguments, directory, "--origin", nginx.url, *trust))
-        fetch_closure(lan.host(seeder), nodes[0].http, through_node(cache), directory / "seed")
-        nodes[0].wait_until_idle()
         for host in range(seeder):
             nodes.append(node_in(lan, host, arguments, directory, "--origin", "none", *trust))
+
+        def fetch(host):
+            node, started = nodes[host], time.perf_counter()
+            for path in (f"{store_hash}.narinfo", f"nar/{store_hash}-{nar_hash}.nar"):
+                command = ["curl", "-sS", "-f", "-o", "/dev/null", f"{node.http}/{path}"]
+                if subprocess.run([*inside(node.namespace), *command]).returncode != 0:
+                    sys.exit(f"a client failed\n{node.log_tail()}")
+            return time.perf_counter() - started
+
+        fetch(0)
         for node in nodes:
             node.wait_for_peers(seeder)
-        paths = through_node(cache)
-        times = all_at_once(seeder, lambda host: fetch_closure(lan.host(host), nodes[host + 1].http, paths,
-                                                               directory / f"client{host}", nodes[host + 1]))
-        for host in range(seeder):
-            verify(cache, directory / f"client{host}")
-        return times
+        nodes[0].wait_until_idle()
+        before = sum(node.cpu_seconds() for node in nodes)
+        times = all_at_once(seeder, lambda host: fetch(host + 1))
+        cpu = sum(node.cpu_seconds() for node in nodes) - before
+        for node in nodes:
+            node.wait_until_idle()
+            kept = [path for path in (node.state / "blobs").rglob("*") if path.is_file()]
+            if not any(filecmp.cmp(path, cache.directory / name, shallow=False) for path in kept):
+                sys.exit(f"not kept as it was: {node.state}")
+        return times, cpu
     finally:
         for node in nodes:
             node.stop()
+            shutil.rmtree(node.state)
         nginx.stop()
 
 
@@ -201,6 +221,7 @@ def swarm_of_aria2(lan, seeder, file, directory):
     try:
         aria2(seeder, file.parent, "--check-integrity=true")
         time.sleep(5)
+        seeder_before = cpu_seconds(processes[1])
         started = time.time()
         places = [directory / f"aria{host}" for host in range(seeder)]
         for host, place in enumerate(places):
@@ -214,9 +235,12 @@ def swarm_of_aria2(lan, seeder, file, directory):
                 sys.exit("aria2 did not end within 600 s")
             time.sleep(0.1)
         times = [float((place / "done").read_text()) - started for place in places]
+        cpu = sum(cpu_seconds(process) for process in processes[1:]) - seeder_before
         for place in places:
+            if not filecmp.cmp(place / file.name, file, shallow=False):
+                sys.exit(f"wrong bytes: {place}")
             (place / file.name).unlink()
-        return times
+        return times, cpu
     finally:
         for process in processes:
             process.terminate()

@@ -40,6 +40,7 @@ pub struct DaemonBuilder {
     state_dir: Option<PathBuf>,
     nix_store: Option<PathBuf>,
     netns: Option<String>,
+    config: Option<PathBuf>,
 }
 
 impl DaemonBuilder {
@@ -74,6 +75,12 @@ impl DaemonBuilder {
     pub fn flag(mut self, flag: &str, value: impl Into<String>) -> Self {
         self.arguments.push(flag.to_owned());
         self.arguments.push(value.into());
+        self
+    }
+
+    /// A configuration file; it says what is logged, too.
+    pub fn config(mut self, path: &Path) -> Self {
+        self.config = Some(path.to_owned());
         self
     }
 
@@ -136,7 +143,11 @@ impl DaemonBuilder {
             command.args(["--origin", origin]);
         }
         command.args(&self.arguments);
-        command.env_remove("P2P_CACHE_CONFIG").env("P2P_CACHE_LOG", "info,p2p_cache=debug");
+        command.env_remove("P2P_CACHE_CONFIG").env_remove("JOURNAL_STREAM");
+        match &self.config {
+            Some(path) => command.arg("--config").arg(path),
+            None => command.env("P2P_CACHE_LOG", "info,p2p_cache=debug"),
+        };
         if self.origins.is_empty() {
             command.args(["--origin", "none"]);
         }
@@ -276,6 +287,11 @@ impl Daemon {
     fn signal(&self, name: &str) {
         let done = Command::new("kill").args([name, &self.pid().to_string()]).status().expect("kill");
         assert!(done.success());
+    }
+
+    /// SIGHUP: it reads its configuration again.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
     }
 
     /// `kill -9`.

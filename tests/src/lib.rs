@@ -5,12 +5,14 @@ pub mod crowd;
 pub mod daemon;
 pub mod hostile;
 pub mod http;
+pub mod metrics;
 pub mod netns;
 pub mod nix;
 pub mod origin;
 pub mod prober;
 pub mod site;
 pub mod timing;
+pub mod webdriver;
 
 pub use crowd::Crowd;
 pub use daemon::{Daemon, DaemonBuilder};

@@ -1,25 +1,25 @@
 //! The pages in `docs/` say what the code does.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use p2p_cache::config::{DefaultValue, SETTINGS, Setting};
-use p2p_cache_tests::{Daemon, daemon, http};
+use p2p_cache_tests::{daemon, metrics};
 
 /// Rewrites the generated tables instead of comparing them.
 const UPDATE_VARIABLE: &str = "UPDATE_DOCS";
 const SETTINGS_TABLE: &str = "settings";
 const METRICS_TABLE: &str = "metrics";
 
-fn page_path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md")
+const CONFIGURATION: &str = "configuration.md";
+const METRICS: &str = "metrics.md";
+
+fn page_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name)
 }
 
-fn page() -> String {
-    fs::read_to_string(page_path()).expect("docs/configuration.md")
+fn page(name: &str) -> String {
+    fs::read_to_string(page_path(name)).unwrap_or_else(|error| panic!("docs/{name}: {error}"))
 }
 
 /// The page around a generated table, and the table between its two markers.
@@ -31,20 +31,20 @@ fn split<'p>(page: &'p str, table: &str) -> (&'p str, &'p str, &'p str) {
 }
 
 /// Compares a table of the page with the one that the code yields, or replaces it.
-fn check(table: &str, rendered: &str) {
-    let page = page();
+fn check(name: &str, table: &str, rendered: &str) {
+    let page = page(name);
     let (before, written, after) = split(&page, table);
     if written == rendered {
         return;
     }
     if std::env::var_os(UPDATE_VARIABLE).is_some() {
-        fs::write(page_path(), format!("{before}{rendered}{after}")).expect("the page is written");
+        fs::write(page_path(name), format!("{before}{rendered}{after}")).expect("the page is written");
         return;
     }
     let stale = written.lines().find(|line| !rendered.contains(line)).unwrap_or("(nothing)");
     let missing = rendered.lines().find(|line| !written.contains(line)).unwrap_or("(nothing)");
     panic!(
-        "the table of {table} in docs/configuration.md is not that of the code; rewrite it with\n  \
+        "the table of {table} in docs/{name} is not that of the code; rewrite it with\n  \
          {UPDATE_VARIABLE}=1 cargo nextest run -p p2p-cache-tests --test docs\nfirst stale line:   {stale}\n\
          first missing line: {missing}"
     );
@@ -70,14 +70,22 @@ fn row(setting: &Setting) -> String {
     };
     let form = setting.remedy.strip_prefix("write ").unwrap_or(setting.remedy);
     let (key, variable, help) = (setting.key, setting.variable(), setting.help);
-    let cells =
-        [format!("`{key}`"), flag, format!("`{variable}`"), default, form.to_owned(), help.to_owned()];
+    let reload = if setting.is_live() { "reload" } else { "restart" };
+    let cells = [
+        format!("`{key}`"),
+        flag,
+        format!("`{variable}`"),
+        default,
+        form.to_owned(),
+        reload.to_owned(),
+        help.to_owned(),
+    ];
     format!("| {} |\n", cells.map(|text| cell(&text)).join(" | "))
 }
 
 fn settings_table() -> String {
-    let head =
-        "| key | flag | variable | default | form and unit | meaning and cost |\n|---|---|---|---|---|---|\n";
+    let head = "| key | flag | variable | default | form and unit | a change needs a | meaning and cost |\n\
+                |---|---|---|---|---|---|---|\n";
     SETTINGS.iter().fold(head.to_owned(), |table, setting| table + &row(setting))
 }
 
@@ -98,37 +106,15 @@ fn metrics_table(metrics: &str) -> String {
     format!("| metric | type | meaning |\n|---|---|---|\n{}", rows.concat())
 }
 
-/// `/metrics` of a node in which everything that is counted by label has happened: a family without samples is not
-/// shown.
-fn metrics_of_a_used_node() -> String {
-    /// More than sockets buffer, so that the body cannot be through before the client leaves.
-    const BLOB_BYTES: usize = 32 * 1024 * 1024;
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let file = directory.path().join("file");
-    fs::write(&file, vec![7; BLOB_BYTES]).expect("the file");
-    let node = Daemon::builder().start();
-    let address = node.http.trim_start_matches("http://");
-    let put = daemon::p2p_cache(&["put", &file.display().to_string(), "--http", address]);
-    let digest = String::from_utf8_lossy(&put.stdout).lines().next().expect("a digest").replace(':', "/");
-
-    let mut client = TcpStream::connect(address).expect("the gateway accepts");
-    write!(client, "GET /blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
-    client.read_exact(&mut [0; 1024]).expect("the beginning");
-    drop(client);
-    let broken = || node.metric_sum("p2p_cache_broken_bodies_total") > 0;
-    daemon::wait_until(Duration::from_secs(10), "the broken body to be counted", broken);
-    http::get(&format!("{}/metrics", node.http)).text()
-}
-
 #[test]
-fn the_tables_of_the_configuration_page_are_those_of_the_code() {
-    check(SETTINGS_TABLE, &settings_table());
-    check(METRICS_TABLE, &metrics_table(&metrics_of_a_used_node()));
+fn the_tables_of_settings_and_metrics_are_those_of_the_code() {
+    check(CONFIGURATION, SETTINGS_TABLE, &settings_table());
+    check(METRICS, METRICS_TABLE, &metrics_table(&metrics::of_a_used_node()));
 }
 
 #[test]
 fn every_label_of_the_metrics_is_on_the_page() {
-    let (page, metrics) = (page(), metrics_of_a_used_node());
+    let (page, metrics) = (page(METRICS), metrics::of_a_used_node());
     let samples = metrics.lines().filter(|line| !line.starts_with('#'));
     let labels = samples.filter_map(|line| line.split_once('{')?.1.split_once('}'));
     let names =
@@ -156,7 +142,7 @@ fn the_example_configuration_of_packages_is_that_of_the_code() {
 
 #[test]
 fn the_example_files_of_the_configuration_page_are_accepted() {
-    let page = page();
+    let page = page(CONFIGURATION);
     let examples: Vec<_> =
         page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert!(examples.len() >= 2, "an office cache and a laptop");

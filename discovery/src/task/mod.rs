@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Withdraw { key: ProviderKey, reply: oneshot::Sender<Result<(), DirectoryError>> },
     /// Ask who holds something.
     Find { key: ProviderKey, limit: usize, reply: oneshot::Sender<Result<Vec<PeerId>, DirectoryError>> },
+    /// Stay connected with those who answer at these addresses, and with no others that were named before.
+    SetPeers { peers: Vec<Multiaddr> },
     /// Say that the task still takes commands.
     Respond { reply: oneshot::Sender<()> },
     /// End.
@@ -180,6 +182,11 @@ impl Task {
                 let _ = reply.send(Ok(()));
             }
             Command::Find { key, limit, reply } => self.find(key, limit, reply),
+            Command::SetPeers { peers } => {
+                // Due on the way to the next event.
+                self.redial.set_static(&peers, Instant::now());
+                self.config.peers = peers;
+            }
             Command::Respond { reply } => {
                 // Whoever asked may have gone.
                 let _ = reply.send(());

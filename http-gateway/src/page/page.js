@@ -90,6 +90,18 @@ function originView(origin) {
   return line;
 }
 
+function showLive(live) {
+  byId("live-section").hidden = !live;
+  if (!live) return;
+  const hashing = live.pending > 0 ? `, ${live.pending} to be hashed` : "";
+  byId("live").textContent = `${live.offered} paths (${bytes(live.offered_bytes)}) of ${live.root} can be offered${hashing}`;
+  const problems = [live.problem, live.bad > 0 ? `${live.bad} paths are not what Nix noted and never offered` : null];
+  byId("live-problem").textContent = problems.filter((problem) => problem).join("; ");
+  const meter = byId("live-meter");
+  meter.hidden = live.pending === 0;
+  meter.max = Math.max(1, live.offered + live.pending); meter.value = live.offered;
+}
+
 function show(status) {
   const { totals, store } = status;
   const out = totals.served_client_bytes + totals.served_peer_bytes;
@@ -107,6 +119,7 @@ function show(status) {
   byId("origins").replaceChildren(...(status.origins.length ? status.origins.map(originView) : none("none configured")));
   const limit = store.max_bytes === null ? "no limit" : `limit ${bytes(store.max_bytes)}`;
   byId("store").textContent = `${bytes(store.bytes)} in ${store.blobs} blobs, ${limit}`;
+  showLive(status.nix_store);
   const meter = byId("store-meter");
   meter.hidden = store.max_bytes === null;
   if (store.max_bytes !== null) { meter.max = store.max_bytes; meter.value = store.bytes; }

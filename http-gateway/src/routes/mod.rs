@@ -8,6 +8,7 @@ mod narinfo;
 mod page;
 mod probes;
 mod receive;
+mod reload;
 mod side_files;
 
 use std::fmt;
@@ -24,7 +25,7 @@ use axum::http::StatusCode;
 use axum::http::header::HOST;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
@@ -112,6 +113,9 @@ impl App {
 /// The label of requests for paths that mean nothing here.
 pub(crate) const ROUTE_OTHER: &str = "other";
 
+/// What monitoring asks for all the time: its answers would drown all others in the log.
+const POLLED: [&str; 4] = ["/metrics", "/healthz", "/readyz", "/api/v1/status"];
+
 /// All routes. Labels of metrics are the templates, so their number is fixed.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let route = |label, methods: MethodRouter<Arc<App>>| {
@@ -135,6 +139,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/page/page.css", route("/page", get(page::style)))
         .route("/page/page.js", route("/page", get(page::script)))
         .route("/api/v1/status/events", route("/api/v1/status/events", get(page::events)))
+        .route("/api/v1/reload", route("/api/v1/reload", post(reload::reload)))
         .route("/healthz", route("/healthz", get(probes::healthz)))
         .route("/readyz", route("/readyz", get(probes::readyz)))
         .route("/metrics", route("/metrics", get(probes::metrics)))
@@ -179,9 +184,14 @@ async fn observe(
     let status = response.status();
     app.metrics.answered(route, status);
     stopwatch.answered = true;
-    span.in_scope(
-        || tracing::debug!(status = status.as_u16(), elapsed = ?stopwatch.started.elapsed(), "answered"),
-    );
+    span.in_scope(|| {
+        let (status, elapsed) = (status.as_u16(), stopwatch.started.elapsed());
+        if POLLED.contains(&route) {
+            tracing::trace!(status, ?elapsed, "answered");
+        } else {
+            tracing::debug!(status, ?elapsed, "answered");
+        }
+    });
     response.map(|body| Body::new(Timed { body, _stopwatch: stopwatch }))
 }
 

@@ -85,3 +85,25 @@ async fn no_more_pages_are_kept_up_to_date_than_the_bound_and_places_come_back()
     }
     assert!(again.starts_with("HTTP/1.1 200"), "{again}");
 }
+
+#[tokio::test]
+async fn a_reload_is_for_programs_of_this_machine_and_its_faults_are_told() {
+    let server = Server::start(stocked().0).await;
+    let ask = async |headers: &str| {
+        let mut stream = TcpStream::connect(server.gateway.local_addr()).await.expect("a connection");
+        let request = format!(
+            "POST /api/v1/reload HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
+        answer
+    };
+    let answer = ask("").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 422") && answer.contains("does not read its configuration"),
+        "{answer}"
+    );
+    assert!(ask("Origin: http://127.0.0.1\r\n").await.starts_with("HTTP/1.1 403"));
+    assert_eq!(server.get("/api/v1/reload").await.status, 405);
+}

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use p2p_cache_http_gateway::{
     Artifact, ArtifactSource, BodyStream, NarFile, PutOutcome, SideFile, SideFileName, SourceError, Uploads,
 };
-use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash, TrustedKeys};
+use p2p_cache_protocol::{Digest, NarInfo, Sha256Digest, StoreHash};
 
 pub use self::live::LiveArtifact;
 use self::narinfos::FoundNarInfo;
@@ -31,6 +31,7 @@ use self::stored::StoredArtifact;
 use self::transferring::TransferArtifact;
 use crate::fetch::{FetchEngine, FetchError, FetchRequest, OnCommit, Transfer};
 use crate::intake::{Intake, IntakeParts};
+use crate::key_ring::KeyRing;
 use crate::nar_listing;
 use crate::nix_store::{NixStore, OpenNar};
 use crate::sharing::SharingPolicy;
@@ -75,7 +76,7 @@ impl Artifacts {
     pub fn with_uploads(
         self,
         side_files: SideFiles,
-        accepted_keys: TrustedKeys,
+        accepted_keys: KeyRing,
         max_store_bytes: Option<u64>,
     ) -> Self {
         let intake = Intake::start(IntakeParts {

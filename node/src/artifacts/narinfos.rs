@@ -16,6 +16,7 @@ use p2p_cache_protocol::{Digest, NarInfo, StoreHash, TrustedKeys};
 
 use super::missing::Missing;
 use crate::fetch::{Leader, Peers};
+use crate::key_ring::KeyRing;
 use crate::nix_store::NixStore;
 use crate::origin::{OriginError, OriginId, Origins};
 use crate::peers::PeerError;
@@ -75,7 +76,7 @@ struct Shared {
     nix: NixStore,
     origins: Origins,
     peers: Arc<dyn Peers>,
-    keys: TrustedKeys,
+    keys: KeyRing,
     policy: Arc<SharingPolicy>,
     recent: Mutex<LruCache<StoreHash, Recent>>,
     missing: Missing,
@@ -96,6 +97,7 @@ impl NarInfos {
         let recent = Mutex::new(LruCache::new(MAX_RECENT));
         let missing = Missing::new(missing_for);
         let lookups = Mutex::default();
+        let keys = KeyRing::new(keys);
         let shared = Shared { store, nix, origins, peers, keys, policy, recent, missing, lookups };
         Self { shared: Arc::new(shared) }
     }
@@ -106,13 +108,20 @@ impl NarInfos {
         self.shared.missing.forget(hash);
     }
 
+    /// Other keys decide from now on; what was found under the old ones is forgotten.
+    pub fn set_keys(&self, keys: TrustedKeys) {
+        self.shared.keys.set(keys);
+        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The narinfo of a store path. `NotFound` only when the origins said so and no peer has it.
     pub(super) async fn find(&self, hash: StoreHash) -> Result<FoundNarInfo, SourceError> {
         if let Some(found) = self.shared.recent(hash) {
             return Ok(found);
         }
         let generation = self.shared.nix.generation();
-        let held = self.shared.held(hash, |narinfo| narinfo.verified_by(&self.shared.keys).is_some()).await;
+        let held =
+            self.shared.held(hash, |narinfo| narinfo.verified_by(&self.shared.keys.get()).is_some()).await;
         let held = match held {
             Held::Good(narinfo) => return Ok(FoundNarInfo { narinfo, origin: None }),
             Held::Other(narinfo) => narinfo,
@@ -237,7 +246,7 @@ impl NarInfos {
                 Ok(found) => Ok(found),
                 Err(declined) => {
                     let found = self.shared.ask_origins(hash).await?;
-                    if declined && found.narinfo.verified_by(&self.shared.keys).is_some() {
+                    if declined && found.narinfo.verified_by(&self.shared.keys.get()).is_some() {
                         self.shared.peers.declined(leader);
                     }
                     Ok(found)
@@ -255,7 +264,7 @@ impl NarInfos {
     async fn race(&self, hash: StoreHash, whom: Whom) -> Result<FoundNarInfo, SourceError> {
         let missing = whom == Whom::All && self.shared.missing.is_known(hash);
         // The leader is one peer among others then.
-        let led = !missing && !self.shared.keys.is_empty();
+        let led = !missing && !self.shared.keys.get().is_empty();
         let leader = if led { self.shared.peers.leader(hash) } else { None };
         let peers = self.shared.ask_peers(hash, leader);
         let origins = async {
@@ -384,7 +393,7 @@ impl Shared {
 
     /// The first narinfo of a peer that a trusted key verifies. The leader is asked for more than that already.
     async fn ask_peers(&self, hash: StoreHash, leader: Option<Leader>) -> Option<Arc<NarInfo>> {
-        if self.keys.is_empty() {
+        if self.keys.get().is_empty() {
             return None;
         }
         let others =
@@ -415,7 +424,7 @@ impl Shared {
         if narinfo.store_path.hash() != hash {
             return Err(format!("it is for {}", narinfo.store_path));
         }
-        match narinfo.verified_by(&self.keys) {
+        match narinfo.verified_by(&self.keys.get()) {
             Some(_) => Ok(narinfo),
             None => Err("no trusted key verifies it".to_owned()),
         }

@@ -36,8 +36,25 @@ pub(super) enum Command {
     /// Show what the running node does
     #[command(after_help = "Examples:
   p2p-cache status
+  p2p-cache status --watch                again each second, until Ctrl-C
   p2p-cache status --json | jq .totals")]
     Status(StatusArgs),
+    /// Look for the usual faults of node, Nix and network, and say how to mend each
+    #[command(after_help = "Examples:
+  p2p-cache doctor
+  p2p-cache doctor --json | jq '.findings[] | select(.level != \"ok\")'
+
+Exits with 1 when something is broken; a warning is not. Changes nothing.")]
+    Doctor(DoctorArgs),
+    /// Make the running node read its configuration again, without dropping a transfer
+    #[command(after_help = "Examples:
+  p2p-cache reload
+  systemctl reload p2p-cache
+
+Upload and hash rates, peers, keys, published and excluded paths and the log filter change at once; other settings that
+have changed are named, and need a restart. A faulty configuration changes nothing. The node reads the configuration
+file, the environment and the flags that it was started with.")]
+    Reload(ReloadArgs),
     /// Store a file in the running node, and share it
     #[command(after_help = "Examples:
   p2p-cache put image.tar.zst               share it as far as the node's `share` setting allows
@@ -89,6 +106,27 @@ pub(super) struct ServeArgs {
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// Print the status as JSON, as /api/v1/status answers it
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Show it again each second until Ctrl-C; with --json one line each time
+    #[arg(short, long)]
+    pub(super) watch: bool,
+    #[command(flatten)]
+    pub(super) settings: SettingFlags<Client>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) settings: SettingFlags<Everything>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReloadArgs {
+    /// Print the keys of the settings that have changed as JSON
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]

@@ -75,24 +75,58 @@ impl NodeClient {
         (self.http.put(&url), Attempt { method: "PUT", url, started: Instant::now() })
     }
 
+    pub(super) fn post(&self, path: &str) -> (RequestBuilder, Attempt) {
+        let url = format!("{}{path}", self.base);
+        (self.http.post(&url), Attempt { method: "POST", url, started: Instant::now() })
+    }
+
     /// Sends a request; an answer other than success is an error.
     pub(super) async fn send(
         &self,
         request: RequestBuilder,
         attempt: &Attempt,
     ) -> Result<Response, CliError> {
-        let response = request.send().await.map_err(|error| {
+        attempt.succeeded(self.exchange(request, attempt).await?).await
+    }
+
+    /// Sends a request and returns any answer.
+    pub(super) async fn exchange(
+        &self,
+        request: RequestBuilder,
+        attempt: &Attempt,
+    ) -> Result<Response, CliError> {
+        request.send().await.map_err(|error| {
             if error.is_connect() {
                 CliError::NoNode { url: self.base.clone(), reason: reason(&error) }
             } else {
                 attempt.failed(&error, "look at the log of the node")
             }
-        })?;
-        if response.status().is_success() { Ok(response) } else { Err(attempt.refused(response).await) }
+        })
     }
 }
 
 impl Attempt {
+    /// An answer other than success is an error.
+    pub(super) async fn succeeded(&self, response: Response) -> Result<Response, CliError> {
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+    }
+
+    /// The whole body of an answer that is no longer than `most`.
+    pub(super) async fn read(&self, response: &mut Response, most: usize) -> Result<Vec<u8>, CliError> {
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() > most => {
+                    let reason = format!("the answer is longer than {}", super::progress::size(most as u64));
+                    return Err(self.broken(reason, "check that --http names a p2p-cache node"));
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => return Ok(body),
+                Err(error) => return Err(self.failed(&error, "look at the log of the node")),
+            }
+        }
+    }
+
     /// The request failed below HTTP.
     pub(super) fn failed(&self, error: &reqwest::Error, remedy: &'static str) -> CliError {
         self.broken(reason(error), remedy)

@@ -39,6 +39,9 @@ pub(super) enum CliError {
     NoNode { url: String, reason: String },
     #[error("{method} {url}: {reason} after {elapsed_seconds:.1} s; {remedy}")]
     Request { method: &'static str, url: String, reason: String, elapsed_seconds: f64, remedy: &'static str },
+    /// The running node says what is wrong with its configuration.
+    #[error("nothing was changed: {faults}")]
+    NotReloaded { faults: String },
     #[error("{method} {url}: the node answered {status}{}; {remedy}", detail(message))]
     Refused { method: &'static str, url: String, status: u16, message: String, remedy: &'static str },
     #[error("{action} {}: {error}; {remedy}", path.display())]
@@ -67,6 +70,8 @@ pub(super) enum CliError {
     BadBlobs { bad: u64, checked: u64 },
     #[error("a worker of this command died: {reason}; report this")]
     Worker { reason: String },
+    #[error("{failed} of {all} checks failed")]
+    Unhealthy { failed: usize, all: usize },
     #[error("interrupted; nothing was kept")]
     Interrupted,
 }
@@ -88,7 +93,7 @@ impl CliError {
     /// The exit code of the process.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Config(_) | CliError::Argument { .. } => EXIT_USAGE,
+            CliError::Config(_) | CliError::Argument { .. } | CliError::NotReloaded { .. } => EXIT_USAGE,
             CliError::OutputClosed => 0,
             CliError::Runtime { .. }
             | CliError::Output { .. }
@@ -105,6 +110,7 @@ impl CliError {
             | CliError::Store(_)
             | CliError::BadBlobs { .. }
             | CliError::Worker { .. }
+            | CliError::Unhealthy { .. }
             | CliError::Interrupted => EXIT_FAILURE,
         }
     }

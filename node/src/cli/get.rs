@@ -1,5 +1,6 @@
 //! `p2p-cache get DIGEST [-o FILE]`
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,11 +13,13 @@ use tokio::sync::mpsc;
 use super::client::{Attempt, NodeClient};
 use super::console::Console;
 use super::error::CliError;
-use super::progress;
 use super::sink::{Message, Sink, drain};
+use super::{progress, status};
 
 /// Longest pause of the node in a body: longer than its own time-outs towards peers and origins.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Between two looks at where a blob comes from.
+const SOURCES_INTERVAL: Duration = Duration::from_millis(300);
 /// Chunks between the network and the disk; a chunk has at most a few hundred KiB.
 const QUEUE_CHUNKS: usize = 16;
 /// How often a body that broke is taken up again.
@@ -50,8 +53,10 @@ pub(super) async fn run(
         let bar = bar.clone();
         tokio::task::spawn_blocking(move || drain(sink, digest, receiver, &bar))
     };
+    let sources = progress::Sources::below(console, &bar, download.size);
     let received = tokio::select! {
         received = download.run(&sender) => received,
+        never = show_sources(&client, digest, sources) => match never {},
         _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
     };
     let complete = received.is_ok();
@@ -66,6 +71,20 @@ pub(super) async fn run(
     match written {
         Err(error) if !matches!(error, CliError::Interrupted) => Err(error),
         _ => received,
+    }
+}
+
+/// Shows who brings what, as the node knows it. Says nothing when the node says nothing: the download has its own errors.
+async fn show_sources(client: &NodeClient, digest: Digest, sources: Option<progress::Sources>) -> Infallible {
+    let Some(mut sources) = sources else { return std::future::pending().await };
+    let digest = digest.to_string();
+    loop {
+        tokio::time::sleep(SOURCES_INTERVAL).await;
+        if let Ok(status) = status::ask(client).await
+            && let Some(transfer) = status.transfers.iter().find(|transfer| transfer.digest == digest)
+        {
+            sources.show(&transfer.sources);
+        }
     }
 }
 

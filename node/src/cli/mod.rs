@@ -1,4 +1,4 @@
-//! The command line: `p2p-cache serve|status|put|get|verify|gc|config|id`.
+//! The command line: `p2p-cache serve|status|doctor|reload|put|get|verify|gc|config|id`.
 //!
 //! Results go to standard output, diagnostics to standard error. Exit codes: 0 success, 64 wrong command
 //! line or configuration, 1 anything else.
@@ -7,15 +7,16 @@ mod args;
 mod client;
 mod config;
 mod console;
+mod doctor;
 mod error;
 mod flags;
 mod generate;
 mod get;
 mod id;
-mod log;
 mod maintain;
 mod progress;
 mod put;
+mod reload;
 mod sink;
 mod status;
 #[cfg(test)]
@@ -27,7 +28,9 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use crate::config::{Config, Flags, Loaded, Surroundings, load};
+use crate::config::{Flags, Loaded, Reader, Source, Surroundings, load};
+use crate::daemon::Startup;
+use crate::logging;
 use args::{Cli, Command};
 use console::Console;
 use error::CliError;
@@ -38,7 +41,7 @@ pub use error::{EXIT_FAILURE, EXIT_USAGE};
 /// so is logging.
 pub fn run(
     args: impl IntoIterator<Item = OsString>,
-    serve: impl AsyncFnOnce(Config) -> Result<(), Box<dyn Error + Send + Sync>>,
+    serve: impl AsyncFnOnce(Startup) -> Result<(), Box<dyn Error + Send + Sync>>,
 ) -> ExitCode {
     ExitCode::from(run_in(args, &Surroundings::of_process(), &Console::of_process(), serve))
 }
@@ -48,7 +51,7 @@ fn run_in(
     args: impl IntoIterator<Item = OsString>,
     surroundings: &Surroundings,
     console: &Console,
-    serve: impl AsyncFnOnce(Config) -> Result<(), Box<dyn Error + Send + Sync>>,
+    serve: impl AsyncFnOnce(Startup) -> Result<(), Box<dyn Error + Send + Sync>>,
 ) -> u8 {
     let parsed =
         args::command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
@@ -76,7 +79,7 @@ fn execute(
     command: Command,
     surroundings: &Surroundings,
     console: &Console,
-    serve: impl AsyncFnOnce(Config) -> Result<(), Box<dyn Error + Send + Sync>>,
+    serve: impl AsyncFnOnce(Startup) -> Result<(), Box<dyn Error + Send + Sync>>,
 ) -> Result<(), CliError> {
     if let Command::Generate(args) = &command {
         return generate::run(console, args.what, &args.directory);
@@ -86,31 +89,49 @@ fn execute(
         return config::run(console, &loaded, args.check, args.json);
     }
     let is_serve = matches!(command, Command::Serve(_));
-    log::start(&loaded, is_serve, surroundings);
+    let log = logging::start(
+        log_filter(&loaded, is_serve),
+        loaded.config.log_format,
+        surroundings.journal_stream(),
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::Runtime { error })?;
-    runtime.block_on(dispatch(command, loaded, console, serve))
+    let reader = Reader::new(command.flags().clone(), surroundings.clone());
+    runtime.block_on(dispatch(command, Startup { loaded, reader, log }, console, serve))
+}
+
+/// What the commands log that do one thing and end, unless the setting says otherwise.
+const QUIET: &str = "warn";
+
+fn log_filter(loaded: &Loaded, is_serve: bool) -> &str {
+    let log = loaded.values.iter().find(|value| value.setting.key == "log");
+    let is_chosen = log.is_some_and(|log| log.source != Source::Default);
+    if is_serve || is_chosen { &loaded.config.log } else { QUIET }
 }
 
 async fn dispatch(
     command: Command,
-    loaded: Loaded,
+    startup: Startup,
     console: &Console,
-    serve: impl AsyncFnOnce(Config) -> Result<(), Box<dyn Error + Send + Sync>>,
+    serve: impl AsyncFnOnce(Startup) -> Result<(), Box<dyn Error + Send + Sync>>,
 ) -> Result<(), CliError> {
-    let config = loaded.config;
+    if let Command::Serve(_) = command {
+        return serve(startup).await.map_err(CliError::Serve);
+    }
+    let config = startup.loaded.config;
     match command {
-        Command::Serve(_) => serve(config).await.map_err(CliError::Serve),
-        Command::Status(args) => status::run(console, config.http, args.json).await,
+        Command::Doctor(args) => doctor::run(console, &config, args.json).await,
+        Command::Reload(args) => reload::run(console, config.http, args.json).await,
+        Command::Status(args) => status::run(console, config.http, args.json, args.watch).await,
         Command::Put(args) => put::run(console, &config, &args.file, args.private, args.json).await,
         Command::Get(args) => get::run(console, config.http, &args.digest, args.output).await,
         Command::Verify(args) => maintain::verify(console, &config, args.json).await,
         Command::Gc(args) => maintain::gc(console, &config, args.json).await,
         Command::Id(args) => id::run(console, config.state_dir, args.create, args.json).await,
-        // Need no runtime and were answered before.
-        Command::Config(_) | Command::Generate(_) => Ok(()),
+        // Were answered before.
+        Command::Serve(_) | Command::Config(_) | Command::Generate(_) => Ok(()),
     }
 }
 
@@ -121,6 +142,8 @@ impl Command {
         match self {
             Command::Serve(args) => &args.settings.flags,
             Command::Status(args) => &args.settings.flags,
+            Command::Doctor(args) => &args.settings.flags,
+            Command::Reload(args) => &args.settings.flags,
             Command::Put(args) => &args.settings.flags,
             Command::Get(args) => &args.settings.flags,
             Command::Verify(args) => &args.settings.flags,

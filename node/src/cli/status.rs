@@ -1,131 +1,83 @@
 //! `p2p-cache status`
 
-use std::fmt::Write;
-use std::time::Duration;
+mod table;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use p2p_cache_http_gateway::Status;
 
 use super::client::NodeClient;
-use super::console::{Console, printable};
+use super::console::Console;
 use super::error::CliError;
-use super::progress::size;
+use table::{Sample, describe};
 
 /// The node computes its status in milliseconds.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Longest status that is read. A peer takes about 200 bytes.
 const MAX_STATUS_BYTES: usize = 8 * 1024 * 1024;
 const PATH: &str = "/api/v1/status";
+/// Between two looks of `--watch`.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Cursor to the corner, and everything below it away: less flicker than an empty screen first.
+const REDRAW: &str = "\x1b[H\x1b[J";
+const CLEAR: &str = "\x1b[2J";
 
-pub(super) async fn run(console: &Console, http: std::net::SocketAddr, json: bool) -> Result<(), CliError> {
+pub(super) async fn run(
+    console: &Console,
+    http: SocketAddr,
+    json: bool,
+    watch: bool,
+) -> Result<(), CliError> {
     let client = NodeClient::new(http, Some(SILENCE))?;
+    if watch {
+        return tokio::select! {
+            ended = follow(console, &client, json) => ended,
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        };
+    }
+    let status = ask(&client).await?;
+    if json { console.print_json(&status) } else { console.print(&describe(&status, client.base(), None)) }
+}
+
+/// What the node says of itself.
+pub(super) async fn ask(client: &NodeClient) -> Result<Status, CliError> {
     let (request, attempt) = client.get(PATH);
     let mut response = client.send(request, &attempt).await?;
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_STATUS_BYTES => {
-                let reason = format!("the status is longer than {}", size(MAX_STATUS_BYTES as u64));
-                return Err(attempt.broken(reason, "check that --http names a p2p-cache node"));
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => break,
-            Err(error) => return Err(attempt.failed(&error, "look at the log of the node")),
-        }
-    }
-    let status: Status = serde_json::from_slice(&body).map_err(|error| {
+    let body = attempt.read(&mut response, MAX_STATUS_BYTES).await?;
+    serde_json::from_slice(&body).map_err(|error| {
         attempt.broken(
             format!("the status cannot be understood ({error})"),
             "check that --http names a p2p-cache node of the same version",
         )
-    })?;
-    if json { console.print_json(&status) } else { console.print(&describe(&status, client.base())) }
+    })
 }
 
-/// The status for people. Texts of other machines are made harmless.
-fn describe(status: &Status, base: &str) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_summary(&mut text, status, base).and_then(|()| write_lists(&mut text, status));
-    text
-}
-
-fn write_summary(out: &mut String, status: &Status, base: &str) -> std::fmt::Result {
-    let uptime = indicatif::HumanDuration(Duration::from_secs(status.uptime_seconds));
-    writeln!(out, "p2p-cache {}, up {uptime}", printable(&status.version))?;
-    writeln!(out, "id        {}", printable(&status.peer_id))?;
-    writeln!(out, "http      {base}")?;
-    for address in &status.listen {
-        writeln!(out, "listen    {}", printable(address))?;
+/// Again and again. A node that is not there at first is an error; one that restarts is waited for.
+async fn follow(console: &Console, client: &NodeClient, json: bool) -> Result<(), CliError> {
+    let redraws = console.out_is_terminal && !json;
+    if redraws {
+        console.print(CLEAR)?;
     }
-    let limit = status.store.max_bytes.map_or("unlimited".to_owned(), size);
-    writeln!(out, "store     {} in {} blobs, limit {limit}", size(status.store.bytes), status.store.blobs)?;
-    let totals = &status.totals;
-    let (origin, peer) = (size(totals.received_origin_bytes), size(totals.received_peer_bytes));
-    writeln!(out, "received  {origin} from origins, {peer} from peers")?;
-    let (client, peer) = (size(totals.served_client_bytes), size(totals.served_peer_bytes));
-    writeln!(out, "served    {client} to clients, {peer} to peers")
-}
-
-fn write_lists(out: &mut String, status: &Status) -> std::fmt::Result {
-    writeln!(out, "peers     {}", status.peers.len())?;
-    for peer in &status.peers {
-        let rtt = peer.rtt_ms.map_or("?".to_owned(), |rtt| format!("{rtt:.1}"));
-        let agent = peer.agent.as_deref().map(printable).unwrap_or_default();
-        let (id, scope, address) =
-            (printable(&peer.peer_id), printable(&peer.scope), printable(&peer.address));
-        writeln!(out, "  {id}  {scope}  {rtt} ms  {address}  {agent}")?;
-    }
-    writeln!(out, "origins   {}", status.origins.len())?;
-    for origin in &status.origins {
-        let health = match (origin.healthy, &origin.last_error) {
-            (true, None) => "ok".to_owned(),
-            (true, Some(error)) => format!("ok, last failure: {}", printable(error)),
-            (false, error) => format!("down: {}", printable(error.as_deref().unwrap_or("unknown reason"))),
-        };
-        writeln!(out, "  {}  {health}", printable(&origin.url))?;
-    }
-    writeln!(out, "transfers {}", status.transfers.len())?;
-    for transfer in &status.transfers {
-        let (present, whole) = (size(transfer.present_bytes), size(transfer.size_bytes));
-        writeln!(
-            out,
-            "  {}  {present} of {whole}, {} readers",
-            printable(&transfer.digest),
-            transfer.readers
-        )?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use p2p_cache_http_gateway::{OriginStatus, PeerStatus};
-
-    #[test]
-    fn a_status_names_its_parts_and_tames_texts_of_peers() {
-        let status = Status {
-            version: "0.1.0".into(),
-            peers: vec![PeerStatus {
-                peer_id: "12D3".into(),
-                scope: "lan".into(),
-                rtt_ms: Some(0.42),
-                agent: Some("evil\x1b[2J".into()),
-                ..PeerStatus::default()
-            }],
-            origins: vec![OriginStatus {
-                url: "http://o".into(),
-                healthy: false,
-                last_error: Some("refused".into()),
-            }],
-            ..Status::default()
-        };
-        let text = describe(&status, "http://127.0.0.1:5380");
-        for part in
-            ["p2p-cache 0.1.0", "12D3  lan  0.4 ms", "down: refused", "limit unlimited", "transfers 0"]
-        {
-            assert!(text.contains(part), "{part} in {text}");
+    let mut last: Option<Sample> = None;
+    loop {
+        match ask(client).await {
+            Ok(status) if json => console.print(&one_line(&status)?)?,
+            Ok(status) => {
+                let text = describe(&status, client.base(), last.as_ref());
+                console.print(&if redraws { format!("{REDRAW}{text}") } else { text + "\n" })?;
+                last = Some(Sample { totals: status.totals, at: Instant::now() });
+            }
+            Err(CliError::NoNode { url, reason }) if last.is_some() => {
+                let text = format!("no node answers on {url} ({reason}); waiting for it\n");
+                console.print(&if redraws { format!("{REDRAW}{text}") } else { text })?;
+            }
+            Err(error) => return Err(error),
         }
-        assert!(!text.contains('\x1b'));
+        tokio::time::sleep(INTERVAL).await;
     }
+}
+
+fn one_line(status: &Status) -> Result<String, CliError> {
+    serde_json::to_string(status).map(|text| text + "\n").map_err(|error| CliError::Json { error })
 }

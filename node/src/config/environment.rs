@@ -46,10 +46,10 @@ impl Surroundings {
         Surroundings { variables: BTreeMap::new(), is_root: false, default_file: PathBuf::new() }
     }
 
-    /// Whether standard error goes to the journal of systemd.
+    /// The file, as `DEVICE:INODE`, that leads to the journal of systemd.
     #[must_use]
-    pub fn is_in_journal(&self) -> bool {
-        self.variable("JOURNAL_STREAM").is_some()
+    pub fn journal_stream(&self) -> Option<&str> {
+        self.variable("JOURNAL_STREAM")?.to_str()
     }
 
     /// The value of a variable that is set and not empty.

@@ -99,6 +99,30 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Config
     }
 }
 
+/// Reads the same layers again: the files and what the service manager hands over may have changed, the command line
+/// and the environment are those of the process.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    flags: Flags,
+    surroundings: Surroundings,
+}
+
+impl Reader {
+    /// Of what the process was started with.
+    #[must_use]
+    pub fn new(flags: Flags, surroundings: Surroundings) -> Self {
+        Self { flags, surroundings }
+    }
+
+    /// See [`load`]. Blocks.
+    ///
+    /// # Errors
+    /// Every fault that was found.
+    pub fn read(&self) -> Result<Loaded, ConfigError> {
+        load(&self.flags, &self.surroundings)
+    }
+}
+
 impl Config {
     /// The built-in configuration of a node that keeps its state in `state_dir`, untouched by files,
     /// environment and flags.

@@ -20,7 +20,7 @@ mod units;
 
 pub use environment::{CONFIG_FILE_VARIABLE, DEFAULT_CONFIG_FILE, Surroundings};
 pub use fault::{ConfigError, Fault, Source, redact};
-pub use layers::{Effective, Flags, Loaded, load};
+pub use layers::{Effective, Flags, Loaded, Reader, load};
 pub use model::Config;
 pub(crate) use parsers::boolean as parse_boolean;
 pub use settings::{Assign, DefaultValue, EMPTY_LIST, ENVIRONMENT_PREFIX, SETTINGS, Setting};

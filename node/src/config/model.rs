@@ -8,6 +8,7 @@ use p2p_cache_discovery::{Multiaddr, PeerId};
 use p2p_cache_protocol::signature::PublicKey;
 use url::Url;
 
+use crate::logging::LogFormat;
 use crate::sharing::{NamePattern, PublishedPath, Share};
 
 /// Every setting of a node, checked. Made by [`load`](super::load) or [`Config::built_in`].
@@ -85,6 +86,8 @@ pub struct Config {
     pub swarm_salt: String,
     /// Which log events are written, as a filter of `tracing_subscriber::EnvFilter`.
     pub log: String,
+    /// How they are written.
+    pub log_format: LogFormat,
 }
 
 impl Config {
@@ -133,6 +136,7 @@ impl Config {
             allowed_peers: None,
             swarm_salt: String::new(),
             log: String::new(),
+            log_format: LogFormat::Auto,
         }
     }
 }

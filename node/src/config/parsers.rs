@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::settings::EMPTY_LIST;
+use crate::logging::LogFormat;
 use crate::sharing::{NamePattern, NamePatternError, PublishedPath, PublishedPathError, Share};
 
 /// Longest salt that makes sense; a longer one is more likely a pasted file than a salt.
@@ -116,6 +117,15 @@ pub(super) fn peer_id(text: &str) -> Result<PeerId, String> {
 
 pub(super) fn share(text: &str) -> Result<Share, String> {
     text.parse().map_err(|_| "is none of none, lan, public".to_owned())
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "human" => Ok(LogFormat::Human),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("is none of auto, human, json".to_owned()),
+    }
 }
 
 pub(super) fn published_path(text: &str) -> Result<PublishedPath, String> {

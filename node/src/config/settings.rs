@@ -91,6 +91,12 @@ impl Setting {
         format!("--{}", self.key)
     }
 
+    /// Whether a change holds without a restart, when the configuration is read again.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        LIVE.contains(&self.key)
+    }
+
     /// Whether several values may be given.
     #[must_use]
     pub fn is_list(&self) -> bool {
@@ -121,6 +127,21 @@ const KEY_REMEDY: &str = "write NAME:KEY as in `trusted-public-keys` of nix.conf
 /// The key of the central cache.
 const CENTRAL_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 const COUNT_REMEDY: &str = "write a whole number above zero";
+
+/// The settings that a running node takes over: see `daemon::reload`.
+const LIVE: [&str; 11] = [
+    "peer",
+    "trusted-public-key",
+    "shared-public-keys",
+    "extra-shared-keys",
+    "publish",
+    "never-share",
+    "upload-rate",
+    "upload-rate-lan",
+    "upload-rate-public",
+    "hash-rate",
+    "log",
+];
 
 /// Every setting, in the order in which it is printed.
 pub static SETTINGS: &[Setting] = &[
@@ -607,5 +628,17 @@ pub static SETTINGS: &[Setting] = &[
         default: DefaultValue::Text(&["info,libp2p_kad=error"]),
         takes_integer: false,
         assign: Assign::One(|c, text| set(&mut c.log, parsers::log_filter(text))),
+    },
+    Setting {
+        key: "log-format",
+        flag: false,
+        value_name: "auto|human|json",
+        help: "How events are logged: as text (in the journal of systemd with their priority), or as one JSON object a line",
+        remedy: "write auto, human or json",
+        example: "json",
+        bad_example: "xml",
+        default: DefaultValue::Text(&["auto"]),
+        takes_integer: false,
+        assign: Assign::One(|c, text| set(&mut c.log_format, parsers::log_format(text))),
     },
 ];

@@ -152,6 +152,7 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("allowed-peers", |c| c.allowed_peers.as_deref() == Some(&[PEER.parse().unwrap()])),
     ("swarm-salt", |c| c.swarm_salt == "our-office"),
     ("log", |c| c.log == "warn,p2p_cache=debug"),
+    ("log-format", |c| c.log_format == crate::logging::LogFormat::Json),
 ];
 
 #[test]

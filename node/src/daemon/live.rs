@@ -19,7 +19,8 @@ pub(super) async fn open(
     announcements: &Announcements,
 ) -> NixStore {
     let Some(root) = &config.nix_store else { return NixStore::none() };
-    let (noting, offering, announcements) = (Arc::clone(policy), Arc::clone(policy), announcements.clone());
+    let (noting, offering) = (Arc::clone(policy), Arc::clone(policy));
+    let (announcing, withdrawing) = (announcements.clone(), announcements.clone());
     let options = NixStoreOptions {
         copies: Some(Arc::new(store.clone())),
         on_noted: Box::new(move |path| {
@@ -30,8 +31,9 @@ pub(super) async fn open(
         on_offered: Box::new(move |path, claim| {
             let narinfo = path.gateway_narinfo();
             offering.note(&Subject::path(&narinfo), [claim.sha256.into(), claim.blob.into()]);
-            announcements.held(Held { claim: *claim, published: false });
+            announcing.held(Held { claim: *claim, published: false });
         }),
+        on_withdrawn: Box::new(move |claim| withdrawing.gone(*claim)),
         hash_rate_bytes_per_second: config.hash_rate,
         ..NixStoreOptions::new(judge(policy))
     };

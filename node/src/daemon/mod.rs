@@ -7,6 +7,7 @@ mod holdings;
 mod live;
 mod names;
 mod peers;
+mod reload;
 mod signals;
 mod status;
 mod union;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_cache_discovery::{Identity, Network, NetworkConfig};
-use p2p_cache_http_gateway::{Gateway, GatewayMetrics};
+use p2p_cache_http_gateway::{Gateway, GatewayMetrics, NodeStatus};
 use p2p_cache_protocol::TrustedKeys;
 use prometheus_client::registry::Registry;
 
@@ -30,11 +31,15 @@ use self::announcer::{Announcements, Announcer};
 use self::collector::NodeCollector;
 use self::names::NameKeeper;
 use self::peers::Swarm;
+pub use self::reload::Startup;
+use self::reload::{Live, Reloader};
+use self::signals::{Signal, Signals};
 use self::status::StatusReporter;
 use self::union::Union;
 use crate::artifacts::{Artifacts, NarInfos};
 use crate::config::Config;
 use crate::fetch::{FetchEngine, OnCommit, Peers};
+use crate::key_ring::KeyRing;
 use crate::metrics::{Metrics, Sink, Source};
 use crate::nix_store::NixStore;
 use crate::origin::{OriginConfig, Origins};
@@ -52,18 +57,23 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(9);
 /// Why the daemon could not start or run.
 pub type DaemonError = Box<dyn Error + Send + Sync>;
 
-/// Runs a node until SIGTERM or SIGINT. `listener` is what [`inherited_listener`] said; without one the node listens where
+/// Runs a node until SIGTERM or SIGINT; SIGHUP makes it read its configuration again. `listener` is what [`inherited_listener`] said; without one the node listens where
 /// the configuration says.
 ///
 /// # Errors
 /// When something that it needs cannot be opened: state directory, identity, listen addresses.
-pub async fn run(config: Config, listener: io::Result<Option<TcpListener>>) -> Result<(), DaemonError> {
-    let signals = signals::Termination::listen()?;
-    let daemon = Daemon::start(&config, listener?).await?;
+pub async fn run(startup: Startup, listener: io::Result<Option<TcpListener>>) -> Result<(), DaemonError> {
+    let mut signals = Signals::listen()?;
+    let daemon = Daemon::start(startup, listener?).await?;
     println!("ready http=http://{} peer={}", daemon.http_addr(), daemon.peer_addr());
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let _watchdog = watchdog::start(daemon.http_addr(), daemon.network.clone());
-    let signal = signals.wait().await;
+    let signal = loop {
+        match signals.next().await {
+            Signal::Reload => drop(daemon.status.reload().await),
+            Signal::End(name) => break name,
+        }
+    };
     tracing::info!(signal, "shutting down");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     if tokio::time::timeout(SHUTDOWN_LIMIT, daemon.shutdown()).await.is_err() {
@@ -91,7 +101,8 @@ impl Daemon {
     ///
     /// # Errors
     /// See [`run`].
-    pub async fn start(config: &Config, listener: Option<TcpListener>) -> Result<Self, DaemonError> {
+    pub async fn start(startup: Startup, listener: Option<TcpListener>) -> Result<Self, DaemonError> {
+        let config = &startup.loaded.config.clone();
         let gateway_config = web::gateway_config(config, listener).await?;
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
@@ -123,7 +134,7 @@ impl Daemon {
             Arc::new(Union::new([Arc::new(store.clone()) as Arc<dyn Holdings>, Arc::new(nix.clone())]));
         let announcer = Announcer::start(
             to_announce,
-            network.clone(),
+            Arc::new(network.clone()),
             (store.clone(), nix.clone()),
             Arc::clone(&holdings),
             policy.clone(),
@@ -142,18 +153,25 @@ impl Daemon {
             policy.clone(),
             config.origin_missing_memory,
         );
-        let artifacts =
-            Artifacts::new(store.clone(), nix.clone(), engine.clone(), narinfos, policy.clone(), on_put)
-                .with_uploads(
-                    web::side_files(config, &origins).await?,
-                    web::accepted_keys(config),
-                    config.max_store_size,
-                );
+        let accepted_keys = KeyRing::new(web::accepted_keys(config));
+        let artifacts = Artifacts::new(
+            store.clone(),
+            nix.clone(),
+            engine.clone(),
+            narinfos.clone(),
+            policy.clone(),
+            on_put,
+        )
+        .with_uploads(
+            web::side_files(config, &origins).await?,
+            accepted_keys.clone(),
+            config.max_store_size,
+        );
 
         let parts = UploadParts {
             holdings,
             site: Arc::new(artifacts.clone()),
-            policy,
+            policy: policy.clone(),
             limits: upload_limits(config),
             own_traffic: own_traffic(&engine),
             signer: claim_signer(&identity),
@@ -161,6 +179,15 @@ impl Daemon {
             served_bytes: metrics.served(Sink::peer),
         };
         let uploads = UploadServer::start(incoming, parts);
+        let live = Live {
+            network: network.clone(),
+            nix: nix.clone(),
+            narinfos,
+            policy,
+            uploads: uploads.control(),
+            accepted_keys,
+        };
+        let reloader = Reloader::new(startup, live);
 
         let gateway_metrics =
             GatewayMetrics::register(&mut registry).with_served_bytes(metrics.served(Sink::client));
@@ -169,14 +196,17 @@ impl Daemon {
             store.clone(),
             nix.clone(),
         )));
-        let status = Arc::new(StatusReporter::new(
-            network.clone(),
-            store.clone(),
-            config.max_store_size,
+        let status = Arc::new(StatusReporter::new(status::Parts {
+            network: network.clone(),
+            store: store.clone(),
+            max_store_bytes: config.max_store_size,
+            nix: nix.clone(),
+            nix_root: config.nix_store.clone(),
             origins,
-            engine.clone(),
+            engine: engine.clone(),
             metrics,
-        ));
+            reloader,
+        }));
         let gateway = Gateway::bind(
             gateway_config,
             Arc::new(artifacts),

@@ -72,7 +72,7 @@ async fn keep(store: &BlobStore, nix: &NixStore, policy: &Arc<SharingPolicy>, st
                 tracing::debug!(names = listing.names.len(), "listed what may be shared");
                 policy.names().end_listing(listing.names);
                 tokio::select! {
-                    () = policy.names().overgrown() => {}
+                    () = policy.names().outdated() => {}
                     Ok(()) = opened.changed() => {}
                 }
             }

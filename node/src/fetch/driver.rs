@@ -28,6 +28,8 @@ use crate::store::WriteError;
 
 /// Reports waiting for the driver. A task with one more waits; tasks are bounded by the scheduler's in-flight limit.
 const MAX_REPORTS: usize = 256;
+/// Reports that the scheduler is told of at once: many peers that tell what they have got cost one plan.
+const MAX_REPORTS_AT_ONCE: usize = 64;
 /// Answers of a look-up waiting for the driver.
 const MAX_FOUND: usize = 64;
 /// A transfer that nobody reads goes on for this long, in case the client comes back.
@@ -172,7 +174,7 @@ impl<'a> Driver<'a> {
         while !complete || hashed.is_none() {
             let wake = self.next_wake();
             let events = tokio::select! {
-                Some(report) = inbox.recv() => self.on_report(report).await?,
+                Some(report) = inbox.recv() => self.on_reports(report, &mut inbox).await?,
                 Some(found) = found.recv() => self.on_found(found).await,
                 hash = &mut whole, if hashed.is_none() && (complete || !proved_by_tree) => {
                     hashed = Some(hash?);
@@ -189,9 +191,7 @@ impl<'a> Driver<'a> {
             if !complete {
                 self.check_abandoned()?;
             }
-            for event in events {
-                complete |= self.feed(event).await?;
-            }
+            complete |= self.feed(events).await?;
             if complete && proved_by_tree {
                 transfer.set_phase(Phase::Verified);
             }
@@ -207,7 +207,7 @@ impl<'a> Driver<'a> {
         self.on_wanted();
         for groups in self.transfer.partial().groups().present() {
             self.transfer.brought(Contributor::Disk, groups.bytes(self.transfer.size()));
-            complete |= self.feed(Event::Present { groups }).await?;
+            complete |= self.feed([Event::Present { groups }]).await?;
         }
         if self.may_ask_origin() {
             let kind = SourceKind::Origin {
@@ -216,11 +216,11 @@ impl<'a> Driver<'a> {
                 expected_first_byte: self.shared.origin_speed.first_byte(),
                 relay: false,
             };
-            complete |= self.feed(Event::SourceAdded { source: ORIGIN, kind }).await?;
+            complete |= self.feed([Event::SourceAdded { source: ORIGIN, kind }]).await?;
         }
         if self.request.leading {
             // Whoever follows us has asked the site already.
-            complete |= self.feed(Event::Lookup(LookupPhase::Wide)).await?;
+            complete |= self.feed([Event::Lookup(LookupPhase::Wide)]).await?;
         }
         Ok(complete)
     }
@@ -230,9 +230,9 @@ impl<'a> Driver<'a> {
         scheduled.unwrap_or(ABANDON_AFTER).min(ABANDON_AFTER)
     }
 
-    /// Gives the scheduler an event and runs its actions. True when all groups are present.
-    async fn feed(&mut self, event: Event) -> Result<bool, FetchError> {
-        let actions = self.scheduler.on_event(self.started.elapsed(), event);
+    /// Gives the scheduler events and runs its actions. True when all groups are present.
+    async fn feed(&mut self, events: impl IntoIterator<Item = Event>) -> Result<bool, FetchError> {
+        let actions = self.scheduler.on_events(self.started.elapsed(), events);
         let mut complete = false;
         for action in actions {
             match action {
@@ -321,6 +321,20 @@ impl<'a> Driver<'a> {
         let mut events = vec![Event::SourceAdded { source, kind }];
         events.extend(self.watch_downloaders());
         events
+    }
+
+    /// A report, and those that came while the last ones were being worked on.
+    async fn on_reports(
+        &mut self,
+        first: Report,
+        inbox: &mut mpsc::Receiver<Report>,
+    ) -> Result<Vec<Event>, FetchError> {
+        let mut events = self.on_report(first).await?;
+        for _ in 1..MAX_REPORTS_AT_ONCE {
+            let Ok(report) = inbox.try_recv() else { break };
+            events.extend(self.on_report(report).await?);
+        }
+        Ok(events)
     }
 
     async fn on_report(&mut self, report: Report) -> Result<Vec<Event>, FetchError> {

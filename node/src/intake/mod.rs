@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use p2p_cache_http_gateway::{
     BodyStream, NarFile, Rejection, SideFile, SideFileName, SourceError, Uploader, Uploads,
 };
-use p2p_cache_protocol::{Compression, Digest, MAX_NARINFO_SIGNATURES, NarInfo, Sha256Digest, TrustedKeys};
+use p2p_cache_protocol::{Compression, Digest, MAX_NARINFO_SIGNATURES, NarInfo, Sha256Digest};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,6 +26,7 @@ use self::receive::receive;
 use self::waiting::{Budget, Table, WaitingNar};
 use crate::artifacts::NarInfos;
 use crate::fetch::OnCommit;
+use crate::key_ring::KeyRing;
 use crate::nix_store::NixStore;
 use crate::side_files::SideFiles;
 use crate::store::{BlobStore, StoreError};
@@ -51,7 +52,7 @@ pub struct IntakeParts {
     /// Told of what has come.
     pub narinfos: NarInfos,
     /// Keys of which one must have signed what comes from other machines.
-    pub accepted_keys: TrustedKeys,
+    pub accepted_keys: KeyRing,
     /// Where logs and the like go.
     pub side_files: SideFiles,
     /// Told of every NAR that has become a blob.
@@ -132,8 +133,8 @@ impl Shared {
 
     /// What is to be kept of an upload beside what is known of the path, unless that is better.
     async fn reconcile(&self, new: NarInfo, from: Uploader) -> Result<(NarInfo, bool), SourceError> {
-        let keys = &self.parts.accepted_keys;
-        let signed = new.verified_by(keys).is_some();
+        let keys = self.parts.accepted_keys.get();
+        let signed = new.verified_by(&keys).is_some();
         if from == Uploader::Other && !signed {
             return Err(SourceError::Rejected(Rejection::Unsigned));
         }
@@ -145,7 +146,7 @@ impl Shared {
                     new.signatures.push(signature);
                 }
             }
-        } else if !signed && old.verified_by(keys).is_some() {
+        } else if !signed && old.verified_by(&keys).is_some() {
             return Err(SourceError::Rejected(Rejection::Superseded));
         }
         Ok((new, false))

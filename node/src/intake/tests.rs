@@ -11,6 +11,7 @@ use crate::fetch::{Leader, Offer, Peers};
 use crate::origin::{OriginConfig, Origins};
 use crate::peers::{Arriving, BanReason, PeerError, Watched};
 use crate::store::StoreConfig;
+use p2p_cache_protocol::TrustedKeys;
 
 struct Bench {
     directory: TempDir,
@@ -44,7 +45,7 @@ impl Bench {
             store: self.store.clone(),
             nix,
             narinfos,
-            accepted_keys: keys,
+            accepted_keys: KeyRing::new(keys),
             side_files,
             on_commit: Arc::new(Box::new(|_, _| {})),
             max_store_bytes,

@@ -87,8 +87,10 @@ pub struct OpenNar {
 }
 
 /// What a live store has and does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LiveUsage {
+    /// Why it is no source for now, when that is known.
+    pub complaint: Option<String>,
     /// Whether its database can be read.
     pub readable: bool,
     /// How many paths are in which state.
@@ -232,6 +234,7 @@ impl NixStore {
     #[must_use]
     pub fn usage(&self) -> LiveUsage {
         self.running.as_ref().map_or_else(LiveUsage::default, |running| LiveUsage {
+            complaint: running.shared.complaint(),
             readable: running.shared.database().is_some(),
             counts: running.shared.index.counts(),
         })
@@ -241,6 +244,20 @@ impl NixStore {
     #[must_use]
     pub fn hashed_bytes(&self) -> Counter {
         self.running.as_ref().map_or_else(Counter::default, |running| running.shared.hashed_bytes.clone())
+    }
+
+    /// Another limit of the hashing in the background from now on; `None` is unlimited.
+    pub fn set_hash_rate(&self, bytes_per_second: Option<u64>) {
+        if let Some(running) = &self.running {
+            running.shared.set_hash_rate(bytes_per_second);
+        }
+    }
+
+    /// The judge would now offer paths that it did not offer before: looks at all of them again, soon.
+    pub fn judge_anew(&self) {
+        if let Some(running) = &self.running {
+            running.shared.judge_anew();
+        }
     }
 
     /// Stops hashing and following. What was hashed is remembered, what was not is taken up at the next start.

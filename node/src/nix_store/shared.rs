@@ -3,12 +3,12 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use p2p_cache_protocol::{BlobId, Claim, StoreHash};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::copies::SecondCopies;
 use super::database::{Database, DatabaseError, StoredPath};
@@ -111,15 +111,28 @@ pub(super) struct Shared {
     pub(super) opened: watch::Sender<u64>,
     /// Changes whenever the database has changed.
     generation: AtomicU64,
+    /// The limit that holds now; `u64::MAX` is none.
+    hash_rate: AtomicU64,
+    /// The judge has changed its mind: all paths are to be looked at again.
+    judged_anew: AtomicBool,
+    /// Why the database cannot be used.
+    complaint: Mutex<Option<String>>,
+    /// Wakes the follower.
+    pub(super) wake: Notify,
     database: RwLock<Option<Arc<Database>>>,
 }
 
 impl Shared {
     pub(super) fn new(root: PathBuf, options: NixStoreOptions, index: Index, outboards: Outboards) -> Self {
         let readers = Readers::new(&root, options.layout_cache_bytes);
+        let hash_rate = AtomicU64::new(options.hash_rate_bytes_per_second.unwrap_or(u64::MAX));
         Self {
             root,
             options,
+            hash_rate,
+            judged_anew: AtomicBool::new(false),
+            complaint: Mutex::default(),
+            wake: Notify::new(),
             index,
             outboards,
             readers,
@@ -130,6 +143,32 @@ impl Shared {
             generation: AtomicU64::new(0),
             database: RwLock::new(None),
         }
+    }
+
+    pub(super) fn hash_rate(&self) -> Option<u64> {
+        Some(self.hash_rate.load(Ordering::Relaxed)).filter(|rate| *rate != u64::MAX)
+    }
+
+    pub(super) fn set_hash_rate(&self, bytes_per_second: Option<u64>) {
+        self.hash_rate.store(bytes_per_second.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_complaint(&self, complaint: Option<String>) {
+        *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = complaint;
+    }
+
+    pub(super) fn judge_anew(&self) {
+        self.judged_anew.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Whether all paths are to be looked at again; said once.
+    pub(super) fn is_judged_anew(&self) -> bool {
+        self.judged_anew.swap(false, Ordering::Relaxed)
     }
 
     /// The database; `None` while it cannot be used.

@@ -79,6 +79,9 @@ impl Sync {
             self.withdraw.done(began, Instant::now());
         }
         let began = Instant::now();
+        if shared.is_judged_anew() {
+            (self.examine.wanted, self.examine.not_before) = (true, began);
+        }
         if self.examine.is_due(began) {
             self.examine(shared, database)?;
             self.examine.done(began, Instant::now());

@@ -93,6 +93,7 @@ impl Follower {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = tokio::time::sleep(wait.unwrap_or(most).min(most)) => {}
+                () = self.shared.wake.notified() => {}
                 told = changed => match told {
                     Ok(()) => tokio::time::sleep(SETTLE_TIME).await,
                     Err(error) => {
@@ -153,6 +154,7 @@ impl Follower {
                 self.shared.set_database(Some(Arc::new(database)));
                 self.sync = Some(Sync::new());
                 self.complaint.clear();
+                self.shared.set_complaint(None);
                 true
             }
             Ok(Err(error)) => {
@@ -191,6 +193,7 @@ impl Follower {
         let complaint = error.to_string();
         if complaint != self.complaint {
             tracing::warn!(%error, "the live Nix store is no source for now");
+            self.shared.set_complaint(Some(complaint.clone()));
             self.complaint = complaint;
         }
     }

@@ -146,6 +146,9 @@ impl<K: Copy + Eq + Hash, C: Copy> Class<K, C> {
                     self.ring.retain(|other| *other != key);
                     self.ring.push_front(key);
                 }
+                // Rates may change, and quanta with them; what waits already keeps the one that it fits into.
+                let waiting = if flow.pieces.is_empty() { 0 } else { flow.quantum_bytes };
+                flow.quantum_bytes = quantum_bytes.max(waiting);
                 flow.pieces.push_back(piece);
                 flow.busy_at = now;
             }

@@ -24,8 +24,8 @@ pub use error::PeerError;
 #[cfg(test)]
 pub(crate) use server::conformance;
 pub use server::{
-    ArrivingBlob, ClaimSigner, Held, HeldBlob, Holdings, Led, Site, UploadLimits, UploadParts, UploadServer,
-    claim_signer,
+    ArrivingBlob, ClaimSigner, Held, HeldBlob, Holdings, Led, Site, UploadControl, UploadLimits, UploadParts,
+    UploadServer, claim_signer,
 };
 pub use transport::{BoxStream, Dialer, Incoming, Stream, Visitor};
 pub use uplink::{OwnTraffic, UploadRates};

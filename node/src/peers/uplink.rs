@@ -7,7 +7,7 @@
 //! the others need not fetch over that line.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use p2p_cache_discovery::{PeerId, Scope};
@@ -48,15 +48,20 @@ impl UploadRates {
 
 /// Hands the upload rate out in chunks.
 pub(super) struct Uplink {
+    /// Replaced as a whole when the owner sets other rates.
+    pacers: RwLock<Arc<Pacers>>,
+    own: OwnTraffic,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+struct Pacers {
     total: BytePacer,
     lan: BytePacer,
     public: BytePacer,
     /// Taken from by public peers while they have to yield.
     yielding: BytePacer,
     rates: UploadRates,
-    own: OwnTraffic,
-    began: Instant,
-    state: Mutex<State>,
 }
 
 struct State {
@@ -72,28 +77,16 @@ struct Place<'u> {
     granted: oneshot::Receiver<()>,
 }
 
-impl Uplink {
-    pub(super) fn new(rates: UploadRates, own: OwnTraffic) -> Self {
-        let pacers = [rates.total, rates.lan, rates.public].map(BytePacer::new);
+impl Pacers {
+    fn new(rates: UploadRates) -> Self {
+        let [total, lan, public] = [rates.total, rates.lan, rates.public].map(BytePacer::new);
         let of_public = rates.of(Scope::Public);
         let chunk = BytePacer::new(of_public).chunk_bytes();
         let yielding = BytePacer::with_chunk(of_public.map(|rate| rate / YIELDING_DIVISOR), chunk);
-        let queue = FairQueue::new(MAX_STREAMS);
-        let [total, lan, public] = pacers;
-        Self {
-            total,
-            lan,
-            public,
-            yielding,
-            rates,
-            own,
-            began: Instant::now(),
-            state: Mutex::new(State { queue, granted: HashMap::new() }),
-        }
+        Self { total, lan, public, yielding, rates }
     }
 
-    /// The most that may be asked for at once by a peer of this scope.
-    pub(super) fn chunk_bytes(&self, scope: Scope) -> usize {
+    fn chunk_bytes(&self, scope: Scope) -> usize {
         let of_scope = match scope {
             Scope::Lan => self.lan.chunk_bytes(),
             Scope::Public => self.public.chunk_bytes(),
@@ -101,10 +94,63 @@ impl Uplink {
         of_scope.min(self.total.chunk_bytes())
     }
 
+    /// Takes from all rates that a scope is under, or from none and says how long that one takes that has too little.
+    fn take(&self, scope: Scope, yields: bool, bytes: u64) -> Result<(), Duration> {
+        let mut taken: Vec<&BytePacer> = Vec::with_capacity(3);
+        for pacer in self.over(scope, yields) {
+            match pacer.try_take(bytes) {
+                Ok(()) => taken.push(pacer),
+                Err(wait) => {
+                    taken.into_iter().for_each(|pacer| pacer.give_back(bytes));
+                    return Err(wait);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn over(&self, scope: Scope, yields: bool) -> impl Iterator<Item = &BytePacer> {
+        let of_scope = match scope {
+            Scope::Lan => &self.lan,
+            Scope::Public => &self.public,
+        };
+        yields.then_some(&self.yielding).into_iter().chain([of_scope, &self.total])
+    }
+}
+
+impl Uplink {
+    pub(super) fn new(rates: UploadRates, own: OwnTraffic) -> Self {
+        let queue = FairQueue::new(MAX_STREAMS);
+        Self {
+            pacers: RwLock::new(Arc::new(Pacers::new(rates))),
+            own,
+            began: Instant::now(),
+            state: Mutex::new(State { queue, granted: HashMap::new() }),
+        }
+    }
+
+    /// Other rates from now on, for bodies that are under way too. A chunk that waits already may be larger than the new
+    /// ones; it goes out as it is.
+    pub(super) fn set_rates(&self, rates: UploadRates) {
+        let mut pacers = self.pacers.write().unwrap_or_else(PoisonError::into_inner);
+        if pacers.rates != rates {
+            *pacers = Arc::new(Pacers::new(rates));
+        }
+    }
+
+    fn pacers(&self) -> Arc<Pacers> {
+        Arc::clone(&self.pacers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The most that may be asked for at once by a peer of this scope.
+    pub(super) fn chunk_bytes(&self, scope: Scope) -> usize {
+        self.pacers().chunk_bytes(scope)
+    }
+
     /// Waits until `bytes` (at most [`Uplink::chunk_bytes`]) may be sent to `peer`. Peers take turns; dropping the future
     /// gives the turn up.
     pub(super) async fn acquire(&self, peer: PeerId, scope: Scope, bytes: usize) {
-        if self.rates.of(scope).is_none() {
+        if self.pacers().rates.of(scope).is_none() {
             return;
         }
         let mut place = loop {
@@ -136,46 +182,26 @@ impl Uplink {
     /// Lets all those send who may, and says when it may be worth another look. Everybody who waits calls it in time, so
     /// that nobody needs to wait for a task of its own.
     fn dispatch(&self) -> Duration {
+        let pacers = self.pacers();
+        let yields = |scope| scope == Scope::Public && (self.own)();
         let mut state = self.lock();
         let mut wait = PACING_PORTION;
         let State { queue, granted } = &mut *state;
-        while let Some(turn) = queue.pop(self.began.elapsed(), |scope, bytes| match self.take(scope, bytes) {
-            Ok(()) => true,
-            Err(needed) => {
-                wait = wait.min(needed);
-                false
-            }
-        }) {
+        while let Some(turn) =
+            queue.pop(self.began.elapsed(), |scope, bytes| match pacers.take(scope, yields(scope), bytes) {
+                Ok(()) => true,
+                Err(needed) => {
+                    wait = wait.min(needed);
+                    false
+                }
+            })
+        {
             let sent = granted.remove(&turn.ticket).is_some_and(|granted| granted.send(()).is_ok());
             if !sent {
-                self.pacers(turn.class).for_each(|pacer| pacer.give_back(turn.bytes));
+                pacers.over(turn.class, yields(turn.class)).for_each(|pacer| pacer.give_back(turn.bytes));
             }
         }
         wait
-    }
-
-    /// Takes from all rates that a scope is under, or from none and says how long that one takes that has too little.
-    fn take(&self, scope: Scope, bytes: u64) -> Result<(), Duration> {
-        let mut taken: Vec<&BytePacer> = Vec::with_capacity(3);
-        for pacer in self.pacers(scope) {
-            match pacer.try_take(bytes) {
-                Ok(()) => taken.push(pacer),
-                Err(wait) => {
-                    taken.into_iter().for_each(|pacer| pacer.give_back(bytes));
-                    return Err(wait);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn pacers(&self, scope: Scope) -> impl Iterator<Item = &BytePacer> {
-        let of_scope = match scope {
-            Scope::Lan => &self.lan,
-            Scope::Public => &self.public,
-        };
-        let yields = scope == Scope::Public && (self.own)();
-        yields.then_some(&self.yielding).into_iter().chain([of_scope, &self.total])
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -213,11 +239,11 @@ mod tests {
             for _ in 0..*count {
                 let (uplink, counter, peer, scope) = (uplink.clone(), counter.clone(), peer(*seed), *scope);
                 streams.spawn(async move {
-                    let chunk = uplink.chunk_bytes(scope);
                     loop {
+                        let chunk = uplink.chunk_bytes(scope);
                         uplink.acquire(peer, scope, chunk).await;
                         counter.fetch_add(chunk as u64, Ordering::Relaxed);
-                        if uplink.rates.of(scope).is_none() {
+                        if uplink.pacers().rates.of(scope).is_none() {
                             // What no limit slows down is slowed down by its line.
                             sleep(Duration::from_millis(1)).await;
                         }
@@ -295,6 +321,33 @@ mod tests {
         assert_rate(got[1], 1_000_000);
         waits.store(false, Ordering::Relaxed);
         assert_rate(sent(&uplink, &peers).await[1], 2_000_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_rate_holds_at_once_for_those_who_send_already() {
+        let rates = |total| UploadRates { total, ..Default::default() };
+        for (before, after) in
+            [(Some(100_000), Some(4_000_000)), (Some(8_000_000), Some(200_000)), (None, Some(1_000_000))]
+        {
+            let uplink = Arc::new(Uplink::new(rates(before), idle()));
+            let change = {
+                let uplink = uplink.clone();
+                async move {
+                    sleep(Duration::from_millis(500)).await;
+                    uplink.set_rates(rates(after));
+                }
+            };
+            let peers = [(2, Scope::Lan, 2), (3, Scope::Public, 1)];
+            let (got, ()) = tokio::join!(sent(&uplink, &peers), change);
+            let first = before.unwrap_or(0) / 2;
+            let expected = first + after.unwrap_or(0) * (SECONDS * 1000 - 500) / 1000;
+            let all = got.iter().sum::<u64>();
+            if before.is_some() {
+                // What the faster rate lets through at once, and what waited when the rate changed.
+                assert!(all.abs_diff(expected) < 600_000, "{before:?} then {after:?}: {all} of {expected}");
+            }
+            assert_rate(sent(&uplink, &peers).await.iter().sum(), after.unwrap_or(0));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -53,7 +53,7 @@ impl From<Digest> for Name {
 #[derive(Debug, Default)]
 pub struct PublicNames {
     table: RwLock<Table>,
-    overgrown: Notify,
+    outdated: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ impl PublicNames {
             }
         }
         if table.is_overgrown() {
-            self.overgrown.notify_one();
+            self.outdated.notify_one();
         }
     }
 
@@ -103,9 +103,15 @@ impl PublicNames {
         table.names = listed;
     }
 
-    /// Resolves when there are so many names of what has gone that everything should be listed again.
-    pub async fn overgrown(&self) {
-        self.overgrown.notified().await;
+    /// What may be shared has changed.
+    pub(super) fn are_outdated(&self) {
+        self.outdated.notify_one();
+    }
+
+    /// Resolves when everything should be listed again: what may be shared has changed, or there are too many names of
+    /// what has gone.
+    pub async fn outdated(&self) {
+        self.outdated.notified().await;
     }
 
     /// How many names there are.
@@ -167,9 +173,9 @@ mod tests {
         names.end_listing((0..10).map(name).collect());
         names.add((10..20).map(name));
         let patience = std::time::Duration::from_millis(20);
-        assert!(tokio::time::timeout(patience, names.overgrown()).await.is_err());
+        assert!(tokio::time::timeout(patience, names.outdated()).await.is_err());
         names.add((20..MAX_STALE_NAMES as u64 + 21).map(name));
-        names.overgrown().await;
+        names.outdated().await;
         names.begin_listing();
         names.end_listing((0..10).map(name).collect());
         assert_eq!(names.len(), 10);

@@ -1,6 +1,7 @@
 //! The decision.
 
 use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use p2p_cache_discovery::Scope;
 use p2p_cache_protocol::{Compression, NarInfo, PublicKey, StoreHash, TrustedKeys};
@@ -61,11 +62,19 @@ impl<'a> Subject<'a> {
 #[derive(Debug)]
 pub struct SharingPolicy {
     share: Share,
+    /// Replaced as a whole when the owner says otherwise.
+    rules: RwLock<Arc<Rules>>,
+    names: PublicNames,
+}
+
+/// What can be said anew while the node runs.
+#[derive(Debug)]
+struct Rules {
     public_keys: TrustedKeys,
     published: HashSet<StoreHash>,
     never: Vec<NamePattern>,
+    /// Under these keys.
     verdicts: Verdicts,
-    names: PublicNames,
 }
 
 impl Default for SharingPolicy {
@@ -78,14 +87,19 @@ impl SharingPolicy {
     /// The policy of these rules.
     #[must_use]
     pub fn new(rules: SharingRules) -> Self {
-        Self {
-            share: rules.share,
-            public_keys: TrustedKeys::new(rules.public_keys),
-            published: rules.publish.iter().map(PublishedPath::hash).collect(),
-            never: rules.never,
-            verdicts: Verdicts::default(),
-            names: PublicNames::default(),
-        }
+        let share = rules.share;
+        Self { share, rules: RwLock::new(Arc::new(Rules::new(rules))), names: PublicNames::default() }
+    }
+
+    /// Other keys, published paths and excluded names from now on; who is served at all stays what it was. What became
+    /// private is refused at once, what became public is found when everything has been listed again.
+    pub fn replace(&self, rules: SharingRules) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rules::new(rules));
+        self.names.are_outdated();
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether anybody met at `scope` is served at all.
@@ -101,9 +115,11 @@ impl SharingPolicy {
     /// tens of them when signatures are seen for the first time.
     #[must_use]
     pub fn may_share(&self, subject: &Subject<'_>, scope: Scope) -> bool {
+        // One look at the rules: those that come meanwhile are for the next question.
+        let rules = self.rules();
         self.serves(scope)
-            && !subject.paths.iter().any(|path| self.excludes(path))
-            && (subject.published || subject.paths.iter().any(|path| self.is_public(path)))
+            && !subject.paths.iter().any(|path| rules.excludes(path))
+            && (subject.published || subject.paths.iter().any(|path| rules.is_public(path)))
     }
 
     /// Notes the names of something that has come; of what is private nothing is noted.
@@ -131,8 +147,9 @@ impl SharingPolicy {
     #[must_use]
     pub fn public_part(&self, mut narinfo: NarInfo) -> NarInfo {
         // On a path that the owner published by name they are what its receivers believe it by.
-        if !self.is_published(&narinfo) {
-            let shared = |name: &str| self.public_keys.iter().any(|key| key.name() == name);
+        let rules = self.rules();
+        if !rules.is_published(&narinfo) {
+            let shared = |name: &str| rules.public_keys.iter().any(|key| key.name() == name);
             narinfo.signatures.retain(|signature| shared(signature.key_name()));
         }
         NarInfo {
@@ -148,6 +165,26 @@ impl SharingPolicy {
     /// Whether a path has a name that never leaves the machine; neither does what has the same NAR.
     #[must_use]
     pub fn excludes(&self, narinfo: &NarInfo) -> bool {
+        self.rules().excludes(narinfo)
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered_verdicts(&self) -> usize {
+        self.rules().verdicts.len()
+    }
+}
+
+impl Rules {
+    fn new(rules: SharingRules) -> Self {
+        Self {
+            public_keys: TrustedKeys::new(rules.public_keys),
+            published: rules.publish.iter().map(PublishedPath::hash).collect(),
+            never: rules.never,
+            verdicts: Verdicts::default(),
+        }
+    }
+
+    fn excludes(&self, narinfo: &NarInfo) -> bool {
         self.never.iter().any(|pattern| pattern.matches(narinfo.store_path.name()))
     }
 
@@ -159,10 +196,5 @@ impl SharingPolicy {
         self.is_published(narinfo)
             || (!narinfo.store_path.name().ends_with(DERIVATION_SUFFIX)
                 && self.verdicts.is_signed(narinfo, &self.public_keys))
-    }
-
-    #[cfg(test)]
-    pub(super) fn remembered_verdicts(&self) -> usize {
-        self.verdicts.len()
     }
 }

@@ -112,6 +112,26 @@ fn a_blob_is_shared_by_hand_or_for_one_of_its_paths_and_never_with_an_excluded_o
     }
 }
 
+#[tokio::test]
+async fn other_rules_hold_from_the_next_question_on() {
+    let policy = policy(Share::Lan, &[]);
+    let rules = |key_name: &str, never: &[&str]| SharingRules {
+        share: Share::Public,
+        public_keys: vec![key(key_name).public_key()],
+        publish: Vec::new(),
+        never: never.iter().map(|pattern| pattern.parse().unwrap()).collect(),
+    };
+    let (first, second) = (path("hello", false, &["shared-1"]), path("world", false, &["private-1"]));
+    let shared = |narinfo| policy.may_share(&Subject::path(narinfo), Scope::Lan);
+    assert_eq!((shared(&first), shared(&second)), (true, false));
+    policy.replace(rules("private-1", &[]));
+    assert_eq!((shared(&first), shared(&second)), (false, true), "what was decided before is forgotten");
+    assert!(!policy.serves(Scope::Public), "who is served is another thing");
+    policy.names().outdated().await;
+    policy.replace(rules("private-1", &["wor*"]));
+    assert_eq!((shared(&first), shared(&second)), (false, false));
+}
+
 #[test]
 fn a_key_of_the_right_name_and_another_value_covers_nothing() {
     let mut narinfo = path("hello", false, &[]);

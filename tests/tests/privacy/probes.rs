@@ -115,7 +115,15 @@ fn assert_a_leak_would_show(times: &Times, max_gap: Duration, leak: Duration) {
 
 #[test]
 fn nothing_tells_a_private_thing_from_a_random_hash() {
-    let scene = Scene::new();
+    assert_nothing_is_told(&Scene::new());
+}
+
+#[test]
+fn nothing_tells_a_private_path_of_the_live_store_from_a_random_hash() {
+    assert_nothing_is_told(&Scene::live());
+}
+
+fn assert_nothing_is_told(scene: &Scene) {
     let prober = Prober::of(&scene.node.peer);
     for subject in &scene.public {
         let found = subject.requests().map(|request| prober.ask(&request) != Response::NotFound);
@@ -134,7 +142,15 @@ fn nothing_tells_a_private_thing_from_a_random_hash() {
 
 #[test]
 fn requests_in_one_go_tell_no_more() {
-    let scene = Scene::new();
+    assert_bursts_tell_no_more(&Scene::new());
+}
+
+#[test]
+fn requests_in_one_go_tell_no_more_of_the_live_store() {
+    assert_bursts_tell_no_more(&Scene::live());
+}
+
+fn assert_bursts_tell_no_more(scene: &Scene) {
     let prober = Prober::of(&scene.node.peer);
     let times = prober.run(probe_in_bursts(&prober, &scene.private));
     // Two cores work on them.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use p2p_cache_protocol::wire::Request;
 use p2p_cache_protocol::{BlobId, Digest, GroupRange, NarInfo, SecretKey, Sha256Digest, StoreHash};
 use p2p_cache_tests::hostile::random_bytes;
-use p2p_cache_tests::{Daemon, DaemonBuilder, Origin, daemon, http};
+use p2p_cache_tests::{Closure, Daemon, DaemonBuilder, NixStore, Origin, daemon, http};
 use tempfile::TempDir;
 
 /// Bytes of each blob.
@@ -35,6 +35,12 @@ impl Subject {
         Self { what, path: rand::random::<[u8; 20]>().into(), sha256, blob, size: bytes.len() as u64 }
     }
 
+    /// A store path with this NAR.
+    fn of_path(what: &'static str, path: &str, nar: &[u8]) -> Self {
+        let hash = path.trim_start_matches("/nix/store/").split('-').next().expect("a hash");
+        Self { path: hash.parse().expect("a store hash"), ..Self::of(what, nar) }
+    }
+
     /// What nobody has.
     pub(crate) fn random() -> Self {
         let (path, sha256, blob): ([u8; 20], _, _) = rand::random();
@@ -55,7 +61,7 @@ impl Subject {
             Request::NarInfo { hash },
             Request::Lookup { digest: Digest::Sha256(sha256) },
             Request::Lookup { digest: Digest::Blake3(blob) },
-            Request::Range { blob, size, range: GroupRange::new(0, 4) },
+            Request::Range { blob, size, range: GroupRange::new(0, size.div_ceil(16 * 1024).min(4)) },
             Request::Watch { blob, size },
             Request::Resolve { hash },
             Request::Follow { hash, nar: sha256, offset: 0 },
@@ -124,8 +130,8 @@ pub(crate) struct Scene {
     pub(crate) private: Vec<Subject>,
     // Knows nothing; what is not held is asked of it.
     _origin: Origin,
-    _empty: TempDir,
-    _state: TempDir,
+    _directories: Vec<TempDir>,
+    _store: Option<NixStore>,
 }
 
 impl Scene {
@@ -158,24 +164,59 @@ impl Scene {
         let empty = tempfile::tempdir().expect("a temporary directory");
         let origin = Origin::serve(empty.path());
         let node = start(&origin);
-        // Before that anything is looked for.
-        let listed = || node.log().contains("listed what may be shared");
-        daemon::wait_until(Duration::from_secs(20), "the node to list what may be shared", listed);
-        Self { node, public, private, _origin: origin, _empty: empty, _state: state }
+        wait_until_listed(&node);
+        Self { node, public, private, _origin: origin, _directories: vec![empty, state], _store: None }
     }
+
+    /// The same with a live Nix store, made by a real Nix, and nothing else.
+    pub(crate) fn live() -> Self {
+        let (closure, store) = (Closure::build(BLOB_BYTES as u64 / 1000, "none"), NixStore::new());
+        assert!(store.copy_from(&Origin::serve(&closure.cache()).url(), &closure).success);
+        let (build, derivation) = store.build("private-build", BLOB_BYTES as u64 / 1000);
+        let source = store.add_file("private-source", &random_bytes(BLOB_BYTES, rand::random()));
+        let subject = |what, path: &str| Subject::of_path(what, path, &store.dump_path(path));
+        let public = vec![subject("a public path of the live store", &closure.top)];
+        let private = vec![
+            subject("an unsigned build in the live store", &build),
+            subject("its derivation", &derivation),
+            subject("a source with a content address in the live store", &source),
+        ];
+        let [empty, state] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+        let origin = Origin::serve(empty.path());
+        let start = || {
+            let builder = Daemon::builder().state_dir(&state.path().join("state")).origin(origin.url());
+            let node = without_limits(builder.nix_store(&store.root()).trust(&closure.public_key)).start();
+            let offered = || node.metric("p2p_cache_live_paths{state=\"offered\"}") == 3;
+            daemon::wait_until(Duration::from_secs(30), "the closure to be offered", offered);
+            node
+        };
+        // What was hashed before is known from the beginning.
+        assert!(start().terminate().success());
+        let node = start();
+        wait_until_listed(&node);
+        Self { node, public, private, _origin: origin, _directories: vec![empty, state], _store: Some(store) }
+    }
+}
+
+/// Before that anything is looked for.
+fn wait_until_listed(node: &Daemon) {
+    let listed = || node.log().contains("listed what may be shared");
+    daemon::wait_until(Duration::from_secs(20), "the node to list what may be shared", listed);
 }
 
 /// One key shared, one trusted, one name excluded; as many look-ups as a test likes.
 fn with_rules(builder: DaemonBuilder, cache: &Cache) -> DaemonBuilder {
     let shared = cache.shared.public_key().to_string();
     let builder = builder.trust(shared).trust_only(cache.trusted.public_key().to_string());
+    without_limits(builder.flag("--never-share", "*secret*"))
+}
+
+fn without_limits(builder: DaemonBuilder) -> DaemonBuilder {
     [
         "REQUESTS_PER_SECOND_PER_PEER",
         "FAILED_LOOKUPS_PER_MINUTE_PER_PEER",
         "FAILED_LOOKUPS_PER_MINUTE_PER_NETWORK",
     ]
     .into_iter()
-    .fold(builder.flag("--never-share", "*secret*"), |builder, limit| {
-        builder.env(&format!("P2P_CACHE_{limit}"), NO_LIMIT)
-    })
+    .fold(builder, |builder, limit| builder.env(&format!("P2P_CACHE_{limit}"), NO_LIMIT))
 }

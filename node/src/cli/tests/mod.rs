@@ -66,8 +66,8 @@ impl Home {
         console.out_is_terminal = terminal;
         let mut served = None;
         let args = std::iter::once("p2p-cache".into()).chain(args.into_iter().map(Into::into));
-        let code = run_in(args, &self.surroundings, &console, async |config| {
-            served = Some(config);
+        let code = run_in(args, &self.surroundings, &console, async |startup| {
+            served = Some(startup.loaded.config);
             Ok(())
         });
         let (out, err) = (out.lock().unwrap().clone(), err.lock().unwrap().clone());

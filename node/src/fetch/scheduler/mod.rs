@@ -153,15 +153,24 @@ impl FetchScheduler {
     /// before that of the last event counts as that one. After [`Action::Complete`] or [`Action::Failed`] nothing is
     /// returned any more.
     pub fn on_event(&mut self, now: Duration, event: Event) -> Vec<Action> {
+        self.on_events(now, [event])
+    }
+
+    /// The same for events that happened together: what is to be done is thought about once. With many peers, that
+    /// thought costs more than the events.
+    pub fn on_events(&mut self, now: Duration, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.over {
-            return actions;
-        }
         self.now = self.now.max(now);
-        self.apply(self.now, event, &mut actions);
-        if self.map.is_complete() {
-            self.complete(&mut actions);
-        } else {
+        for event in events {
+            if self.over {
+                return actions;
+            }
+            self.apply(self.now, event, &mut actions);
+            if self.map.is_complete() {
+                self.complete(&mut actions);
+            }
+        }
+        if !self.over {
             self.plan(self.now, &mut actions);
         }
         actions

@@ -74,7 +74,7 @@ fn run(shared: &Shared, line: Line) {
     {
         tracing::debug!(%error, "store paths are hashed at the usual priority");
     }
-    let mut pace = Pace::new(shared.options.hash_rate_bytes_per_second, Instant::now());
+    let mut pace = Pace::new(shared.hash_rate(), Instant::now());
     loop {
         let done = match line {
             Line::Asked => settle_asked(shared, &mut pace),
@@ -162,6 +162,7 @@ fn hash_path(shared: &Shared, path: &StoredPath, line: Line, pace: &mut Pace) ->
     let changed_ns = changed_ns(&real_path);
     let each = |bytes: usize| {
         shared.hashed_bytes.inc_by(bytes as u64);
+        pace.set_rate(shared.hash_rate());
         let wait = if line == Line::Background { pace.after(bytes, Instant::now()) } else { Duration::ZERO };
         if wait.is_zero() { !shared.queue.is_stopped() } else { !shared.queue.pause(wait) }
     };

@@ -19,6 +19,11 @@ impl Pace {
         Self { bytes_per_second, due: now }
     }
 
+    /// Another rate from now on.
+    pub(super) fn set_rate(&mut self, bytes_per_second: Option<u64>) {
+        self.bytes_per_second = bytes_per_second;
+    }
+
     /// How long to wait after these bytes.
     pub(super) fn after(&mut self, bytes: usize, now: Instant) -> Duration {
         let Some(rate) = self.bytes_per_second else { return Duration::ZERO };

@@ -209,13 +209,10 @@ impl Desk {
         if !self.may_read(blob) {
             return None;
         }
-        let scope = self.visitor.scope;
-        let open = match self.held(blob, size).await {
-            Some(open) => Readable::Held(open),
-            None => {
-                let arriving = self.shared.shareable.arriving(Digest::Blake3(blob), scope)?;
-                Readable::Arriving((arriving.size() == size).then_some(arriving)?)
-            }
+        // What arrives is known without a look at the disk.
+        let open = match self.shared.shareable.arriving(Digest::Blake3(blob), self.visitor.scope) {
+            Some(arriving) if arriving.size() == size => Readable::Arriving(arriving),
+            _ => Readable::Held(self.held(blob, size).await?),
         };
         self.meter.grant(blob);
         let Some(permits) = self.body_permits().await else { return Some(busy()) };
@@ -240,11 +237,12 @@ impl Desk {
     async fn body_permits(&self) -> Option<BodyPermits> {
         let acquire = |slots: &Arc<Semaphore>| Arc::clone(slots).acquire_owned();
         let of_peer = acquire(&self.meter.bodies).await.ok()?;
-        let of_scope = match self.shared.scope_slots.of(self.visitor.scope) {
+        let slots = self.shared.slots();
+        let of_scope = match slots.of(self.visitor.scope) {
             Some(slots) => Some(timeout(SLOT_WAIT, acquire(slots)).await.ok()?.ok()?),
             None => None,
         };
-        let of_node = timeout(SLOT_WAIT, acquire(&self.shared.slots)).await.ok()?.ok()?;
+        let of_node = timeout(SLOT_WAIT, acquire(&slots.all)).await.ok()?.ok()?;
         Some(BodyPermits { _of_peer: of_peer, _of_scope: of_scope, _of_node: of_node })
     }
 

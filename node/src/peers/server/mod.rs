@@ -12,7 +12,7 @@ mod site;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use p2p_cache_discovery::Scope;
@@ -64,10 +64,9 @@ struct Shared {
     claims: SignedClaims,
     meters: Meters,
     uplink: Uplink,
-    slots: Arc<Semaphore>,
+    /// Replaced as a whole when the owner sets other rates; bodies under way keep their places in the old ones.
+    slots: RwLock<Slots>,
     led: Arc<Semaphore>,
-    /// Those of scopes that have a rate of their own.
-    scope_slots: ScopeSlots,
     bans: Bans,
     served_bytes: Counter,
     /// Bodies of ranges.
@@ -75,16 +74,19 @@ struct Shared {
     stopping: CancellationToken,
 }
 
-/// Slots of the scopes that have an upload rate of their own, so that it feeds each body of theirs.
-struct ScopeSlots {
+/// Places for bodies: as many as the upload rate feeds, and fewer for a scope that has a rate of its own.
+#[derive(Clone)]
+struct Slots {
+    all: Arc<Semaphore>,
     lan: Option<Arc<Semaphore>>,
     public: Option<Arc<Semaphore>>,
 }
 
-impl ScopeSlots {
+impl Slots {
     fn new(limits: &UploadLimits) -> Self {
         let of = |scope| limits.slots_of(scope).map(|slots| Arc::new(Semaphore::new(slots)));
-        Self { lan: of(Scope::Lan), public: of(Scope::Public) }
+        let all = limits.usable_slots().min(Semaphore::MAX_PERMITS);
+        Self { all: Arc::new(Semaphore::new(all)), lan: of(Scope::Lan), public: of(Scope::Public) }
     }
 
     fn of(&self, scope: Scope) -> Option<&Arc<Semaphore>> {
@@ -92,6 +94,26 @@ impl ScopeSlots {
             Scope::Lan => self.lan.as_ref(),
             Scope::Public => self.public.as_ref(),
         }
+    }
+}
+
+impl Shared {
+    fn slots(&self) -> Slots {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Sets the upload rates of a server that runs. Cheap to clone.
+#[derive(Clone)]
+pub struct UploadControl {
+    shared: Arc<Shared>,
+}
+
+impl UploadControl {
+    /// Other rates from now on, for bodies that are under way too. The other limits stay what they were.
+    pub fn set_rates(&self, limits: &UploadLimits) {
+        self.shared.uplink.set_rates(limits.rates());
+        *self.shared.slots.write().unwrap_or_else(PoisonError::into_inner) = Slots::new(limits);
     }
 }
 
@@ -111,9 +133,8 @@ impl UploadServer {
             claims: SignedClaims::new(parts.signer),
             meters: Meters::new(parts.limits),
             uplink: Uplink::new(parts.limits.rates(), parts.own_traffic),
-            slots: Arc::new(Semaphore::new(parts.limits.usable_slots().min(Semaphore::MAX_PERMITS))),
+            slots: RwLock::new(Slots::new(&parts.limits)),
             led: Arc::new(Semaphore::new(MAX_LED)),
-            scope_slots: ScopeSlots::new(&parts.limits),
             bans: parts.bans,
             served_bytes: parts.served_bytes,
             buffers: BufferPool::new(MAX_SPARE_BODIES),
@@ -132,7 +153,13 @@ impl UploadServer {
     /// Bodies that could begin now.
     #[must_use]
     pub fn free_slots(&self) -> usize {
-        self.shared.slots.available_permits()
+        self.shared.slots().all.available_permits()
+    }
+
+    /// What changes its rates while it runs.
+    #[must_use]
+    pub fn control(&self) -> UploadControl {
+        UploadControl { shared: Arc::clone(&self.shared) }
     }
 
     /// Stops accepting, lets answers that are under way finish for `grace`, then closes every stream.

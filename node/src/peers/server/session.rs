@@ -197,7 +197,12 @@ async fn write_body(
     bytes: &[u8],
 ) -> Result<(), FrameFault> {
     let mut waited = Duration::ZERO;
-    for chunk in bytes.chunks(shared.uplink.chunk_bytes(visitor.scope)) {
+    let mut left = bytes;
+    while !left.is_empty() {
+        // Asked each time: the owner may set another rate in the middle of a body.
+        let most = shared.uplink.chunk_bytes(visitor.scope).clamp(1, left.len());
+        let (chunk, behind) = left.split_at(most);
+        left = behind;
         shared.uplink.acquire(visitor.peer, visitor.scope, chunk.len()).await;
         let mut rest = chunk;
         while !rest.is_empty() {
