@@ -184,9 +184,14 @@ async fn blobs_go_in_and_come_out(source: &dyn ArtifactSource) -> Result<(), Vio
             check(found == size as u64, || format!("blob_size is {found}, not {size}"))?;
             let artifact = kept("blob", source.blob(digest).await)?;
             reads_are_exact(&artifact, &bytes).await?;
+            for pinned in [true, true, false, false] {
+                kept("pin_blob", source.pin_blob(digest, pinned).await)?;
+            }
         }
     }
-    Ok(())
+    let nobody_has = Digest::Sha256(Sha256Digest::of(b"nobody has this"));
+    not_found("pin_blob", source.pin_blob(nobody_has, true).await)?;
+    not_found("pin_blob", source.pin_blob(nobody_has, false).await)
 }
 
 async fn wrong_and_broken_uploads_leave_nothing(source: &dyn ArtifactSource) -> Result<(), Violation> {

@@ -183,6 +183,11 @@ impl ArtifactSource for MemorySource {
         self.insert_blob(bytes, publish)
     }
 
+    /// Nothing is ever evicted here.
+    async fn pin_blob(&self, digest: Digest, _pinned: bool) -> Result<(), SourceError> {
+        self.held(digest).map(|_| ())
+    }
+
     async fn side_file(&self, name: &SideFileName) -> Result<SideFile, SourceError> {
         self.read().side_files.get(name).cloned().ok_or(SourceError::NotFound)
     }

@@ -60,6 +60,13 @@ pub trait ArtifactSource: Send + Sync + 'static {
         body: BodyStream,
     ) -> Result<PutOutcome, SourceError>;
 
+    /// Keeps a blob, however much room others need, or no longer. `NotFound` when it is not on this machine: nothing is
+    /// fetched. Repeating it changes nothing.
+    async fn pin_blob(&self, digest: Digest, pinned: bool) -> Result<(), SourceError> {
+        let _ = (digest, pinned);
+        Err(SourceError::NotFound)
+    }
+
     /// What is in the NAR of a store path, as the JSON of a `.ls` file.
     async fn listing(&self, hash: StoreHash) -> Result<Bytes, SourceError> {
         let _ = hash;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use p2p_cache_tests::daemon::wait_until;
+use p2p_cache_tests::daemon::{p2p_cache, wait_until};
 use p2p_cache_tests::{Closure, Daemon, DaemonBuilder, NixStore, Origin, http};
 
 /// A store that has the closure, signed as the cache of the closure has it.
@@ -145,6 +145,34 @@ fn what_nix_installed_through_the_node_is_not_kept_a_second_time() {
     let copied = receiver.copy_from(&other.http, &closure);
     assert!(copied.success, "{}\n{}", copied.stderr, node.log());
     assert_eq!(receiver.dump(&closure), closure.top_nar());
+}
+
+#[test]
+fn a_pinned_path_outlives_its_collection_and_others_go() {
+    let closure = Closure::build(300, "none");
+    let store = store_with(&closure);
+    let node = node_of(&store, &closure).start();
+    wait_for_offers(&node, 3);
+    let http = node.http.trim_start_matches("http://").to_owned();
+    let pin = |command: &str, what: &str| {
+        let done = p2p_cache(&[command, what, "--http", &http]);
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let (code, text) = pin("pin", &closure.top);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("pinned sha256:"), "{text}");
+    assert_eq!(node.blob_files().len(), 1, "a copy of its own");
+
+    store.collect_garbage();
+    wait_for_offers(&node, 0);
+    let nar = http::get(&format!("{}{}", node.http, closure.top_nar_path()));
+    assert!(nar.complete && nar.body == closure.top_nar(), "{}\n{}", nar.head, node.log());
+
+    let digest = text.trim().trim_start_matches("pinned ").to_owned();
+    assert_eq!(pin("unpin", &digest).0, Some(0));
+    let (code, text) = pin("pin", &format!("blake3:{}", "0".repeat(64)));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("is not on this machine") && text.contains("fetch it"), "{text}");
 }
 
 #[test]

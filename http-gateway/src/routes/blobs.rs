@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use p2p_cache_protocol::Digest;
@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::artifact::{self, Wanted};
 use super::receive::{ENCODED, Receiving, encoding};
-use super::{App, Connection};
+use super::{App, Connection, guard};
 use crate::PutOutcome;
-use crate::answer::Refusal;
+use crate::answer::{Access, Refusal, refuse};
 
 pub(super) async fn get(
     State(app): State<Arc<App>>,
@@ -50,6 +50,20 @@ pub(super) async fn put(State(app): State<Arc<App>>, request: Request) -> Respon
     receiving.answer(result)
 }
 
+/// PUT and DELETE of `/api/v1/pins/{blake3|sha256}/{hex}`: 204.
+pub(super) async fn pin(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Arc<Connection>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<StatusCode, Refusal> {
+    guard::writer(&app, client.is_loopback, &headers)?;
+    let digest = digest_below("/api/v1/pins/", uri.path())?;
+    let done = app.source.pin_blob(digest, method == Method::PUT).await;
+    done.map(|()| StatusCode::NO_CONTENT).map_err(|error| refuse(&error, Access::Write))
+}
+
 /// What a PUT answers.
 #[derive(Serialize)]
 struct Stored {
@@ -67,7 +81,11 @@ fn created(outcome: PutOutcome) -> Response {
 /// The digest that a path names. A digest of another kind cannot be here; one that is no digest is a mistake worth
 /// telling.
 fn digest_of(path: &str) -> Result<Digest, Refusal> {
-    let name = path.strip_prefix("/blobs/").and_then(|name| name.split_once('/'));
+    digest_below("/blobs/", path)
+}
+
+fn digest_below(prefix: &str, path: &str) -> Result<Digest, Refusal> {
+    let name = path.strip_prefix(prefix).and_then(|name| name.split_once('/'));
     let Some((algorithm, hex)) = name else { return Err(Refusal::NOT_FOUND) };
     let bad = |_| Refusal::bad_request("bad digest: 64 lower-case hex digits are needed");
     if !hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)) {

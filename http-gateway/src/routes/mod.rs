@@ -25,7 +25,7 @@ use axum::http::StatusCode;
 use axum::http::header::HOST;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
@@ -134,6 +134,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(
             "/blobs/{algorithm}/{hex}",
             route("/blobs/{algorithm}/{hex}", get(blobs::get).head(blobs::head).put(blobs::put)),
+        )
+        .route(
+            "/api/v1/pins/{algorithm}/{hex}",
+            route("/api/v1/pins/{algorithm}/{hex}", put(blobs::pin).delete(blobs::pin)),
         )
         .route("/", route("/", get(page::index)))
         .route("/page/page.css", route("/page", get(page::style)))

@@ -92,7 +92,7 @@ async fn a_reload_is_for_programs_of_this_machine_and_its_faults_are_told() {
     let ask = async |headers: &str| {
         let mut stream = TcpStream::connect(server.gateway.local_addr()).await.expect("a connection");
         let request = format!(
-            "POST /api/v1/reload HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+            "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await.expect("sent");
         let mut answer = String::new();

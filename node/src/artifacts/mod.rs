@@ -234,6 +234,25 @@ impl ArtifactSource for Artifacts {
         Ok(PutOutcome { created: held.is_none(), sha256: meta.sha256, blob: meta.id, size: meta.size })
     }
 
+    /// What only the Nix store has goes when Nix collects it: a copy of our own is what can be kept.
+    async fn pin_blob(&self, digest: Digest, pinned: bool) -> Result<(), SourceError> {
+        let mut held = self.store.find(digest).await.map_err(internal)?;
+        if held.is_none()
+            && pinned
+            && let Some(path) = live(self.nix.open_digest(digest).await, digest)
+        {
+            let whole = 0..path.size();
+            let copy = self.store.put(digest, path.read(whole), false).await;
+            held = Some(copy.map_err(|error| put_error(&error))?);
+        }
+        let id = held.ok_or(SourceError::NotFound)?.id;
+        let marked = if pinned { self.store.pin(id).await } else { self.store.unpin(id).await };
+        match marked {
+            Err(StoreError::NotHeld { .. }) => Err(SourceError::NotFound),
+            other => other.map(|_| ()).map_err(internal),
+        }
+    }
+
     /// Made from the NAR where it is held; nobody fetches one for that, who may want the listings of thousands.
     async fn listing(&self, hash: StoreHash) -> Result<Bytes, SourceError> {
         let found = within_patience(self.narinfos.find(hash)).await?;

@@ -67,6 +67,17 @@ file, the environment and the flags that it was started with.")]
   p2p-cache get blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262 | tar x
   p2p-cache get sha256-fYZelZskZpGMmGOvypQtD7idfJrAyZuvw3SVBN7ZdzA= -o image.tar.zst")]
     Get(GetArgs),
+    /// Keep blobs, however much room others need
+    #[command(after_help = "Examples:
+  p2p-cache pin sha256:7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730
+  p2p-cache pin /nix/store/7rjj86a15146cq1d3qy068lml7n7ykzm-hello-2.12.1
+
+They must be on this machine. Of what only the Nix store has a copy is made, which stays when Nix collects the path.")]
+    Pin(PinArgs),
+    /// Let pinned blobs be evicted again
+    #[command(after_help = "Examples:
+  p2p-cache unpin sha256:7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730")]
+    Unpin(PinArgs),
     /// Hash every stored blob again; bad ones are removed (the node must not run)
     #[command(after_help = "Examples:
   p2p-cache verify
@@ -154,6 +165,15 @@ pub(super) struct GetArgs {
     /// Write to FILE, which appears only when it is whole and verified; `-` is standard output
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) settings: SettingFlags<Client>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PinArgs {
+    /// sha256:HEX, sha256:NIX32, sha256-BASE64 or blake3:HEX; or a store path, for its NAR
+    #[arg(required = true, value_name = "DIGEST")]
+    pub(super) names: Vec<String>,
     #[command(flatten)]
     pub(super) settings: SettingFlags<Client>,
 }

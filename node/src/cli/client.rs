@@ -8,6 +8,8 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use super::console::printable;
 use super::error::CliError;
+use crate::config::Config;
+use crate::write_token;
 
 /// A node on this machine answers at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -75,6 +77,11 @@ impl NodeClient {
         (self.http.put(&url), Attempt { method: "PUT", url, started: Instant::now() })
     }
 
+    pub(super) fn delete(&self, path: &str) -> (RequestBuilder, Attempt) {
+        let url = format!("{}{path}", self.base);
+        (self.http.delete(&url), Attempt { method: "DELETE", url, started: Instant::now() })
+    }
+
     pub(super) fn post(&self, path: &str) -> (RequestBuilder, Attempt) {
         let url = format!("{}{path}", self.base);
         (self.http.post(&url), Attempt { method: "POST", url, started: Instant::now() })
@@ -103,6 +110,20 @@ impl NodeClient {
             }
         })
     }
+}
+
+/// With the write token, where there is one.
+pub(super) async fn with_token(request: RequestBuilder, config: &Config) -> Result<RequestBuilder, CliError> {
+    let Some(file) = config.write_token_file.clone() else { return Ok(request) };
+    let token = tokio::task::spawn_blocking(move || {
+        write_token::read(&file).map_err(|error| CliError::File {
+            action: "cannot read the write token in",
+            path: file,
+            error,
+            remedy: "become a user who may read it, or name another write-token-file",
+        })
+    });
+    Ok(request.bearer_auth(token.await??))
 }
 
 impl Attempt {

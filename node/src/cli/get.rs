@@ -88,7 +88,7 @@ async fn show_sources(client: &NodeClient, digest: Digest, sources: Option<progr
     }
 }
 
-fn parse(text: &str) -> Result<Digest, CliError> {
+pub(super) fn parse(text: &str) -> Result<Digest, CliError> {
     text.parse().map_err(|error| CliError::Argument {
         argument: "DIGEST",
         problem: format!("{text:?} is not a digest ({error})"),

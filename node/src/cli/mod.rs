@@ -14,6 +14,7 @@ mod generate;
 mod get;
 mod id;
 mod maintain;
+mod pin;
 mod progress;
 mod put;
 mod reload;
@@ -126,6 +127,8 @@ async fn dispatch(
         Command::Reload(args) => reload::run(console, config.http, args.json).await,
         Command::Status(args) => status::run(console, config.http, args.json, args.watch).await,
         Command::Put(args) => put::run(console, &config, &args.file, args.private, args.json).await,
+        Command::Pin(args) => pin::run(console, &config, &args.names, true).await,
+        Command::Unpin(args) => pin::run(console, &config, &args.names, false).await,
         Command::Get(args) => get::run(console, config.http, &args.digest, args.output).await,
         Command::Verify(args) => maintain::verify(console, &config, args.json).await,
         Command::Gc(args) => maintain::gc(console, &config, args.json).await,
@@ -145,6 +148,7 @@ impl Command {
             Command::Doctor(args) => &args.settings.flags,
             Command::Reload(args) => &args.settings.flags,
             Command::Put(args) => &args.settings.flags,
+            Command::Pin(args) | Command::Unpin(args) => &args.settings.flags,
             Command::Get(args) => &args.settings.flags,
             Command::Verify(args) => &args.settings.flags,
             Command::Gc(args) => &args.settings.flags,

@@ -12,13 +12,12 @@ use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
-use super::client::NodeClient;
+use super::client::{NodeClient, with_token};
 use super::console::Console;
 use super::error::CliError;
 use super::progress;
 use crate::config::Config;
 use crate::sha256::Sha256;
-use crate::write_token;
 
 /// Bytes read from the file at a time, for hashing and for sending.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -54,13 +53,7 @@ pub(super) async fn run(
         client.put(&format!("{}{query}", NodeClient::blob_path(&Digest::Sha256(sha256))));
     let bar = progress::bytes(console, "sending", Some(size));
     let body = body(path, size, bar.clone()).await?;
-    let request = match &config.write_token_file {
-        Some(file) => {
-            let file = file.clone();
-            request.bearer_auth(tokio::task::spawn_blocking(move || token(&file)).await??)
-        }
-        None => request,
-    };
+    let request = with_token(request, config).await?;
     let response = client.send(request.header(CONTENT_LENGTH, size).body(body), &attempt).await;
     bar.finish_and_clear();
     drop(response?);
@@ -70,16 +63,6 @@ pub(super) async fn run(
     } else {
         console.print(&format!("sha256:{}\nblake3:{}\n", stored.sha256, stored.blake3))
     }
-}
-
-/// What the node wants to see. Blocks.
-fn token(path: &Path) -> Result<String, CliError> {
-    write_token::read(path).map_err(|error| CliError::File {
-        action: "cannot read the write token in",
-        path: path.to_owned(),
-        error,
-        remedy: "become a user who may read it, or name another write-token-file",
-    })
 }
 
 /// Both digests and the length of a file. Blocks.

@@ -7,7 +7,8 @@ use crate::cli::console::Console;
 use crate::cli::{EXIT_FAILURE, EXIT_USAGE, args, run_in};
 use crate::config::SETTINGS;
 
-const COMMANDS: [&str; 8] = ["serve", "status", "put", "get", "verify", "gc", "config", "id"];
+const COMMANDS: [&str; 10] =
+    ["serve", "status", "put", "get", "pin", "unpin", "verify", "gc", "config", "id"];
 
 #[test]
 fn the_command_line_is_well_formed() {
