@@ -127,10 +127,13 @@ impl Desk {
         self.later(arrived, work)
     }
 
-    /// Counts a failed look-up, for the peer and for its network.
+    /// Counts a failed look-up, for the peer and for its network. What was not looked at does not count: whoever asks again
+    /// and again would stay muted for ever, when peer and network are forgiven at different times.
     fn miss(&self, not_before: Instant) -> Reply {
-        self.meter.misses.miss();
-        self.network.miss();
+        if !self.is_muted() {
+            self.meter.misses.miss();
+            self.network.miss();
+        }
         Reply::Miss { not_before }
     }
 
