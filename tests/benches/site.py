@@ -124,8 +124,8 @@ def swarm(arguments, directory):
 
 
 def swarm_of_nodes(lan, seeder, cache, arguments, directory):
-    """Seconds of each host, and CPU seconds of all. The clients keep nothing: what counts is the NAR in the store, as
-    the file of BitTorrent does."""
+    """Seconds of each host, and CPU seconds of all. Clients wait for the last byte, which a node gives out when it has
+    checked the whole: what counts is the NAR in its store, as the file of BitTorrent does."""
     trust = ("--trusted-public-key", cache.public_key, "--extra-shared-keys", cache.public_key)
     store_hash, nar_hash, name = cache.paths[0]
     nginx = Nginx(cache.directory, directory / "nginx", "127.0.0.1:8080", lan.host(seeder))
@@ -137,8 +137,10 @@ def swarm_of_nodes(lan, seeder, cache, arguments, directory):
 
         def fetch(host):
             node, started = nodes[host], time.perf_counter()
+            # Whoever waits too long for a byte is sent away, and comes again.
+            patient = ["curl", "-s", "-f", "-r", "-1", "--retry", "20", "--retry-all-errors", "--retry-delay", "1"]
             for path in (f"{store_hash}.narinfo", f"nar/{store_hash}-{nar_hash}.nar"):
-                command = ["curl", "-sS", "-f", "-o", "/dev/null", f"{node.http}/{path}"]
+                command = [*patient, "-o", "/dev/null", f"{node.http}/{path}"]
                 if subprocess.run([*inside(node.namespace), *command]).returncode != 0:
                     sys.exit(f"a client failed\n{node.log_tail()}")
             return time.perf_counter() - started
