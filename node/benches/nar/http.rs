@@ -64,7 +64,7 @@ pub(crate) fn beside_nginx(what: &str, path: &Path, work: &Path) {
 fn download(address: SocketAddr, path: &str, size: u64) -> f64 {
     let started = Instant::now();
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut stream = BufReader::with_capacity(256 << 10, stream);
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
