@@ -11,6 +11,7 @@ pub mod intake;
 pub mod key_ring;
 pub mod logging;
 pub mod metrics;
+mod missing;
 mod nar_listing;
 pub mod nix_store;
 pub mod origin;

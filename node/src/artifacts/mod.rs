@@ -4,7 +4,6 @@
 mod buffers;
 mod encoded;
 mod live;
-mod missing;
 mod narinfos;
 mod others;
 mod site;

@@ -14,15 +14,17 @@ use p2p_cache_discovery::{PeerId, Scope};
 use p2p_cache_http_gateway::SourceError;
 use p2p_cache_protocol::{Digest, NarInfo, StoreHash, TrustedKeys};
 
-use super::missing::Missing;
 use crate::fetch::{Leader, Peers};
 use crate::key_ring::KeyRing;
+use crate::missing::Missing;
 use crate::nix_store::NixStore;
 use crate::origin::{OriginError, OriginId, Origins};
 use crate::peers::PeerError;
 use crate::sharing::{SharingPolicy, Subject};
 use crate::store::BlobStore;
 
+/// Store paths remembered that no origin has, about 100 bytes each.
+const MAX_MISSING: NonZeroUsize = NonZeroUsize::new(32 * 1024).unwrap();
 /// Narinfos remembered in memory without their NAR being held, about 1 KiB each.
 const MAX_RECENT: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
 /// How long such a narinfo, and the origin that had it, is believed without asking again.
@@ -79,7 +81,7 @@ struct Shared {
     keys: KeyRing,
     policy: Arc<SharingPolicy>,
     recent: Mutex<LruCache<StoreHash, Recent>>,
-    missing: Missing,
+    missing: Missing<StoreHash>,
     lookups: Mutex<HashMap<(StoreHash, Whom), WeakShared<Lookup>>>,
 }
 
@@ -95,7 +97,7 @@ impl NarInfos {
         missing_for: Duration,
     ) -> Self {
         let recent = Mutex::new(LruCache::new(MAX_RECENT));
-        let missing = Missing::new(missing_for);
+        let missing = Missing::new(missing_for, MAX_MISSING);
         let lookups = Mutex::default();
         let keys = KeyRing::new(keys);
         let shared = Shared { store, nix, origins, peers, keys, policy, recent, missing, lookups };

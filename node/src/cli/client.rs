@@ -217,7 +217,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// The innermost cause, which is the one that says something, without the URL.
-fn reason(error: &reqwest::Error) -> String {
+pub(in crate::cli) fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }

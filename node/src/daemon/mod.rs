@@ -57,8 +57,8 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(9);
 /// Why the daemon could not start or run.
 pub type DaemonError = Box<dyn Error + Send + Sync>;
 
-/// Runs a node until SIGTERM or SIGINT; SIGHUP makes it read its configuration again. `listener` is what [`inherited_listener`] said; without one the node listens where
-/// the configuration says.
+/// Runs a node until SIGTERM or SIGINT; SIGHUP makes it read its configuration again. `listener` is what
+/// [`inherited_listener`] said; without one the node listens where the configuration says.
 ///
 /// # Errors
 /// When something that it needs cannot be opened: state directory, identity, listen addresses.

@@ -8,14 +8,14 @@ mod table;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use lru::LruCache;
 use p2p_cache_http_gateway::{MAX_SIDE_FILE_BYTES, SideFile, SourceError};
 
 use self::disk::{Disk, Header};
 use self::table::{Key, Table};
+use crate::missing::Missing;
 use crate::origin::Origins;
 
 /// All side files together.
@@ -36,13 +36,8 @@ pub struct SideFiles {
 struct Shared {
     disk: Disk,
     origins: Origins,
-    missing_for: Duration,
-    state: Mutex<State>,
-}
-
-struct State {
-    table: Table,
-    missing: LruCache<Key, Instant>,
+    table: Mutex<Table>,
+    missing: Missing<Key>,
 }
 
 impl SideFiles {
@@ -59,8 +54,8 @@ impl SideFiles {
                 disk.remove(gone);
             }
         }
-        let state = Mutex::new(State { table, missing: LruCache::new(MAX_MISSING) });
-        Ok(Self { shared: Arc::new(Shared { disk, origins, missing_for, state }) })
+        let missing = Missing::new(missing_for, MAX_MISSING);
+        Ok(Self { shared: Arc::new(Shared { disk, origins, table: Mutex::new(table), missing }) })
     }
 
     /// Keeps an upload. True when there was none of that name.
@@ -97,7 +92,7 @@ impl SideFiles {
     /// The file, and whether it need not be asked for again.
     async fn kept(&self, name: &str) -> Option<(SideFile, bool)> {
         let key = Key::of(name);
-        let entry = self.shared.state().table.touch(&key)?;
+        let entry = self.shared.table().touch(&key)?;
         let shared = Arc::clone(&self.shared);
         let read = tokio::task::spawn_blocking(move || shared.disk.read(key)).await.ok()?;
         match read {
@@ -109,7 +104,7 @@ impl SideFiles {
                 let reason =
                     bad.err().map_or_else(|| "it is another file".to_owned(), |error| error.to_string());
                 tracing::warn!(name, reason, "a side file is damaged: removed");
-                self.shared.state().table.remove(&key);
+                self.shared.table().remove(&key);
                 let shared = Arc::clone(&self.shared);
                 drop(tokio::task::spawn_blocking(move || shared.disk.remove(key)));
                 None
@@ -119,16 +114,13 @@ impl SideFiles {
 
     async fn ask_origins(&self, name: &str) -> Result<SideFile, SourceError> {
         let key = Key::of(name);
-        let missing_for = self.shared.missing_for;
-        let missing =
-            self.shared.state().missing.get(&key).is_some_and(|since| since.elapsed() < missing_for);
-        if missing {
+        if self.shared.missing.is_known(key) {
             return Err(SourceError::NotFound);
         }
         match self.shared.origins.side_file(name, MAX_SIDE_FILE_BYTES as u64).await {
             Ok(Some(bytes)) => Ok(SideFile { bytes: Bytes::from(bytes), encoding: None }),
             Ok(None) => {
-                self.shared.state().missing.put(key, Instant::now());
+                self.shared.missing.note(key);
                 Err(SourceError::NotFound)
             }
             Err(error) => Err(SourceError::Upstream(error.to_string())),
@@ -141,11 +133,11 @@ impl SideFiles {
         let shared = Arc::clone(&self.shared);
         let kept = tokio::task::spawn_blocking(move || {
             let entry = shared.disk.write(key, &header, &file.bytes)?;
-            let mut state = shared.state();
-            let is_new = !state.table.contains(&key);
-            let gone = state.table.insert(key, entry);
-            state.missing.pop(&key);
-            drop(state);
+            let mut table = shared.table();
+            let is_new = !table.contains(&key);
+            let gone = table.insert(key, entry);
+            drop(table);
+            shared.missing.forget(key);
             gone.into_iter().for_each(|gone| shared.disk.remove(gone));
             Ok::<_, std::io::Error>(is_new)
         });
@@ -158,8 +150,8 @@ impl SideFiles {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,6 +8,7 @@ use reqwest::header::DATE;
 use url::Url;
 
 use super::Finding;
+use crate::cli::client::reason;
 use crate::config::{Config, redact};
 
 const ORIGIN: &str = "origin";
@@ -49,23 +50,12 @@ async fn ask(client: &Client, origin: &Url) -> Answer {
     let mut url = origin.clone();
     // What every binary cache has; a bucket that answers otherwise is reached all the same.
     url.set_path(&format!("{}/nix-cache-info", origin.path().trim_end_matches('/')));
-    let response = client.get(url).send().await.map_err(|error| innermost(&error))?;
+    let response = client.get(url).send().await.map_err(|error| reason(&error))?;
     if response.status().is_server_error() {
         return Err(format!("it answers {}", response.status()));
     }
     let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
     Ok(date.and_then(|date| httpdate::parse_http_date(date).ok()))
-}
-
-fn innermost(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 fn of_origin(url: &Url, answer: &Answer, some_answer: bool) -> Finding {
