@@ -33,7 +33,11 @@ pub(crate) enum Target {
 enum State {
     Waiting(Instant),
     Dialing(Instant),
-    Connected(Instant),
+    Connected {
+        since: Instant,
+        /// When the next dial was due, if it was somebody else's dial that connected.
+        due: Option<Instant>,
+    },
     /// Never again: it is we ourselves.
     Never,
 }
@@ -97,7 +101,7 @@ impl Redial {
         {
             return false;
         }
-        let state = if connected { State::Connected(at) } else { State::Waiting(at) };
+        let state = if connected { State::Connected { since: at, due: None } } else { State::Waiting(at) };
         self.insert(Target::Lan(peer), Some(peer), state);
         true
     }
@@ -110,7 +114,7 @@ impl Redial {
     /// Forgets the peers of the local network that are not connected.
     pub(crate) fn remove_absent_lan(&mut self) {
         self.entries.retain(|_, entry| {
-            !matches!(entry.target, Target::Lan(_)) || matches!(entry.state, State::Connected(_))
+            !matches!(entry.target, Target::Lan(_)) || matches!(entry.state, State::Connected { .. })
         });
     }
 
@@ -134,7 +138,7 @@ impl Redial {
     pub(crate) fn on_answer(&mut self, id: TargetId, peer: PeerId, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.peer = Some(peer);
-            entry.state = State::Connected(now);
+            entry.state = State::Connected { since: now, due: None };
         }
     }
 
@@ -165,9 +169,11 @@ impl Redial {
 
     /// A peer is connected, whoever dialled.
     pub(crate) fn on_connected(&mut self, peer: PeerId, now: Instant) {
-        for entry in self.entries.values_mut() {
-            if entry.peer == Some(peer) && matches!(entry.state, State::Waiting(_) | State::Dialing(_)) {
-                entry.state = State::Connected(now);
+        for entry in self.entries.values_mut().filter(|entry| entry.peer == Some(peer)) {
+            match entry.state {
+                State::Waiting(at) => entry.state = State::Connected { since: now, due: Some(at) },
+                State::Dialing(_) => entry.state = State::Connected { since: now, due: None },
+                State::Connected { .. } | State::Never => {}
             }
         }
     }
@@ -175,11 +181,17 @@ impl Redial {
     /// The last connection with a peer is gone.
     pub(crate) fn on_disconnected(&mut self, peer: PeerId, now: Instant, jitter: f64) {
         for entry in self.entries.values_mut().filter(|entry| entry.peer == Some(peer)) {
-            if let State::Connected(since) = entry.state {
-                if since + GOOD_CONNECTION <= now {
-                    entry.failures = 0;
+            let State::Connected { since, due } = entry.state else { continue };
+            let good = since + GOOD_CONNECTION <= now;
+            match due {
+                // The directory dials as often as its queries want: that must not lengthen our pauses.
+                Some(at) if !good => entry.state = State::Waiting(at.max(now)),
+                _ => {
+                    if good {
+                        entry.failures = 0;
+                    }
+                    back_off(entry, now, jitter);
                 }
-                back_off(entry, now, jitter);
             }
         }
     }
@@ -191,7 +203,7 @@ impl Redial {
             .filter_map(|entry| match entry.state {
                 State::Waiting(at) => Some(at),
                 State::Dialing(since) => Some(since + STUCK_DIAL),
-                State::Connected(_) | State::Never => None,
+                State::Connected { .. } | State::Never => None,
             })
             .min()
     }
@@ -280,9 +292,28 @@ mod tests {
         redial.on_connected(peer, now);
         assert!(redial.due(now + secs(2), &mut || 0.0).is_empty());
         redial.on_disconnected(peer, now + secs(2), 0.0);
-        assert!(redial.deadline().is_some());
+        assert_eq!(redial.deadline(), Some(now + secs(2)));
         redial.remove_lan(peer);
         assert_eq!(redial.deadline(), None);
+    }
+
+    #[test]
+    fn flapping_connections_of_somebody_elses_dials_leave_the_pause_as_it_is() {
+        let (mut redial, now, id) = one_static();
+        let peer = PeerId::random();
+        redial.on_answer(id, peer, now);
+        redial.on_disconnected(peer, now, 0.0);
+        for step in 1..10 {
+            let at = now + Duration::from_millis(step * 10);
+            redial.on_connected(peer, at);
+            assert_eq!(redial.deadline(), None);
+            redial.on_disconnected(peer, at, 0.0);
+            assert_eq!(redial.deadline(), Some(now + MIN_BACKOFF));
+        }
+        // One that held begins the pauses anew.
+        redial.on_connected(peer, now);
+        redial.on_disconnected(peer, now + GOOD_CONNECTION, 0.0);
+        assert_eq!(redial.deadline(), Some(now + GOOD_CONNECTION + MIN_BACKOFF));
     }
 
     #[test]
