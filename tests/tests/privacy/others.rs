@@ -47,6 +47,7 @@ fn pages_for_other_machines_name_nothing_that_is_held_or_on_its_way() {
         .share_key(cache.shared.public_key().to_string());
     let node = builder.trust_only(cache.trusted.public_key().to_string()).start();
     fetch(&node, &held);
+    node.wait_until_idle();
     origin.set_fault(Fault::HangInNar(50_000));
     let page = |host: &str, path: &str| {
         let (_, port) = node.http.rsplit_once(':').expect("a port");
