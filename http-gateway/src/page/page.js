@@ -94,7 +94,8 @@ function showLive(live) {
   byId("live-section").hidden = !live;
   if (!live) return;
   const hashing = live.pending > 0 ? `, ${live.pending} to be hashed` : "";
-  byId("live").textContent = `${live.offered} paths (${bytes(live.offered_bytes)}) of ${live.root} can be offered${hashing}`;
+  byId("live").textContent = live.problem ? `The store of ${live.root} cannot be read:`
+    : `${live.offered} paths (${bytes(live.offered_bytes)}) of ${live.root} can be offered${hashing}`;
   const problems = [live.problem, live.bad > 0 ? `${live.bad} paths are not what Nix noted and never offered` : null];
   byId("live-problem").textContent = problems.filter((problem) => problem).join("; ");
   const meter = byId("live-meter");

@@ -7,6 +7,7 @@ use p2p_cache_http_gateway::{LiveStoreStatus, Status};
 use super::Finding;
 use crate::cli::progress::size;
 use crate::config::Config;
+use crate::nix_store::Database;
 
 const DISK: &str = "disk";
 const STORE: &str = "nix store";
@@ -51,6 +52,19 @@ fn room(space: u64, state_dir: &Path) -> Finding {
 
 fn live_store(live: &LiveStoreStatus) -> Finding {
     if let Some(problem) = &live.problem {
+        let database = Database::path_below(Path::new(&live.root));
+        if database.try_exists().is_ok_and(|exists| !exists) {
+            return Finding::warn(
+                STORE,
+                format!(
+                    "there is no {}: nothing of the store of {} is offered",
+                    database.display(),
+                    live.root
+                ),
+                "nothing to do if Nix has not run here yet: the node looks again every minute; set `nix-store` to \
+                 none where Nix never will",
+            );
+        }
         return Finding::fail(
             STORE,
             format!("the store of {} cannot be read: {problem}", live.root),
@@ -79,6 +93,18 @@ mod tests {
         assert_eq!(level(ALWAYS_FREE_BYTES), Level::Fail);
         assert_eq!(level(ALWAYS_FREE_BYTES + 1), Level::Warn);
         assert_eq!(level(LOW_BYTES), Level::Ok);
+    }
+
+    #[test]
+    fn a_store_without_a_database_is_less_than_a_fault() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().display().to_string();
+        let live = LiveStoreStatus { root, problem: Some("why".to_owned()), ..LiveStoreStatus::default() };
+        assert_eq!(live_store(&live).level, Level::Warn);
+        let database = Database::path_below(directory.path());
+        std::fs::create_dir_all(database.parent().unwrap()).unwrap();
+        std::fs::write(database, "anything").unwrap();
+        assert_eq!(live_store(&live).level, Level::Fail);
     }
 
     #[test]

@@ -69,6 +69,9 @@ fn rate(last: Option<&Sample>, now: u64, of: fn(&Totals) -> u64) -> String {
 
 fn write_live(out: &mut String, live: &LiveStoreStatus) -> Result {
     let (root, offered, bytes) = (printable(&live.root), live.offered, size(live.offered_bytes));
+    if let Some(problem) = &live.problem {
+        return writeln!(out, "nix store  {root} cannot be read: {}", printable(problem));
+    }
     write!(out, "nix store  {offered} paths ({bytes}) of {root} hashed")?;
     if live.pending > 0 {
         let percent = live.offered * 100 / (live.offered + live.pending).max(1);
@@ -77,11 +80,7 @@ fn write_live(out: &mut String, live: &LiveStoreStatus) -> Result {
     if live.bad > 0 {
         write!(out, ", {} bad", live.bad)?;
     }
-    writeln!(out)?;
-    match &live.problem {
-        Some(problem) => writeln!(out, "           problem: {}", printable(problem)),
-        None => Ok(()),
-    }
+    writeln!(out)
 }
 
 fn write_lists(out: &mut String, status: &Status) -> Result {
@@ -190,7 +189,6 @@ mod tests {
                 offered: 30,
                 pending: 70,
                 bad: 2,
-                problem: Some("locked".into()),
                 ..LiveStoreStatus::default()
             }),
             transfers: vec![TransferStatus {
@@ -208,10 +206,21 @@ mod tests {
             "[AAAAAAAABBBBBBBB................]  50 % of 4.00 MiB, 1 waiting",
             "    B   1.00 MiB  12D3",
             "30 paths (0 B) of / hashed, 70 to go (30 % done), 2 bad",
-            "problem: locked",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_read_shows_why_and_no_counts() {
+        let live = LiveStoreStatus {
+            root: "/".into(),
+            problem: Some("locked".into()),
+            ..LiveStoreStatus::default()
+        };
+        let text = describe(&Status { nix_store: Some(live), ..Status::default() }, "", None);
+        assert!(text.contains("nix store  / cannot be read: locked\n"), "{text}");
+        assert!(!text.contains("paths"), "{text}");
     }
 
     #[test]
