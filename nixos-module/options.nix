@@ -121,10 +121,11 @@ in
     credentials = mkOption {
       type = types.attrsOf types.path;
       default = { };
-      example = { origin = "/run/secrets/p2p-cache-origins"; };
+      example = { origin = "/run/secrets/p2p-cache-origins"; write-token-file = "/run/secrets/p2p-cache-write-token"; };
       description = ''
         Keys of the configuration file whose value is a secret, and the files that hold the values: a list is separated by
-        white space. systemd hands them to the service alone (`LoadCredential`).
+        white space, and of `write-token-file` it is the file itself. systemd hands them to the service alone
+        (`LoadCredential`).
       '';
     };
 

@@ -5,51 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_cache_protocol::Sha256Digest;
 use thiserror::Error;
+
+use crate::access::AccessControl;
 
 /// The least that `max_header_bytes` may be.
 pub(crate) const MIN_HEADER_BYTES: usize = 1024;
-
-/// Shortest and longest write token, in bytes.
-const WRITE_TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
-
-/// What a client must know that uploads. Only a hash of it is kept, and it is never shown.
-#[derive(Clone)]
-pub struct WriteToken(Sha256Digest);
-
-/// The text cannot be a write token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "is not a write token: 16 to 1024 printable ASCII characters without spaces are needed, such as the output of `openssl rand -hex 32`"
-)]
-pub struct BadWriteToken;
-
-impl WriteToken {
-    /// White space around the token does not count: files end in a line break.
-    ///
-    /// # Errors
-    /// When it is too short, too long, or nothing that fits into a header.
-    pub fn new(text: &str) -> Result<Self, BadWriteToken> {
-        let text = text.trim();
-        let fits =
-            WRITE_TOKEN_BYTES.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if fits { Ok(Self(Sha256Digest::of(text.as_bytes()))) } else { Err(BadWriteToken) }
-    }
-
-    /// Whether it is this one. The time that it takes depends on the length of `given` alone.
-    pub(crate) fn is(&self, given: &[u8]) -> bool {
-        let given = Sha256Digest::of(given);
-        let difference = self.0.0.iter().zip(given.0).fold(0, |difference, (a, b)| difference | (a ^ b));
-        std::hint::black_box(difference) == 0
-    }
-}
-
-impl std::fmt::Debug for WriteToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WriteToken(..)")
-    }
-}
 
 /// Settings of the gateway. Every field has a sound default.
 #[derive(Clone, Debug)]
@@ -74,10 +35,8 @@ pub struct GatewayConfig {
     pub source_stall_timeout: Duration,
     /// How long `Gateway::shutdown` lets answers finish (5 s) before it cuts them.
     pub shutdown_grace: Duration,
-    /// Names, in lower case, by which clients on this machine may ask for it, beside `localhost` and addresses.
-    pub allowed_hosts: Vec<String>,
-    /// What uploads must show. Without it they are taken from this machine alone, with it from everywhere.
-    pub write_token: Option<WriteToken>,
+    /// Who may ask and who may upload; can be changed through a clone while the gateway runs.
+    pub access: AccessControl,
     /// The store directory that `/nix-cache-info` names (`/nix/store`).
     pub store_dir: String,
     /// The priority that `/nix-cache-info` names (30: before cache.nixos.org, which has 40).
@@ -96,8 +55,7 @@ impl Default for GatewayConfig {
             answer_timeout: Duration::from_secs(14),
             source_stall_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(5),
-            allowed_hosts: Vec::new(),
-            write_token: None,
+            access: AccessControl::default(),
             store_dir: "/nix/store".to_owned(),
             priority: 30,
         }
@@ -158,16 +116,6 @@ mod tests {
     #[test]
     fn defaults_are_valid() {
         GatewayConfig::default().validate().unwrap();
-    }
-
-    #[test]
-    fn write_tokens_are_long_enough_and_never_shown() {
-        for bad in ["", "short", "0123456789abcde\n", "0123456789abcde f", &"x".repeat(1025)] {
-            assert!(WriteToken::new(bad).is_err(), "{bad}");
-        }
-        let token = WriteToken::new("0123456789abcdef\n").unwrap();
-        assert!(token.is(b"0123456789abcdef") && !token.is(b"0123456789abcdeg"));
-        assert!(!format!("{token:?}").contains("0123"));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! * Everything is bounded: connections, header bytes, the time to send a head, the time a client may refuse to read,
 //!   the time a source may take to begin.
 
+mod access;
 mod answer;
 mod body;
 mod conditional;
@@ -31,7 +32,8 @@ mod status;
 mod upload;
 mod watchdog;
 
-pub use config::{BadWriteToken, GatewayConfig, GatewayError, WriteToken};
+pub use access::{Access, AccessControl, BadWriteToken, WriteToken};
+pub use config::{GatewayConfig, GatewayError};
 pub use metrics::GatewayMetrics;
 pub use server::{Gateway, ShutdownReport};
 pub use source::{Artifact, ArtifactSource, BODY_CHUNK_BYTES, BodyStream, PutOutcome, SourceError};

@@ -115,6 +115,32 @@ fn a_faulty_file_changes_nothing_and_is_reported_as_at_the_start() {
 }
 
 #[test]
+fn another_write_token_in_the_same_file_holds_after_a_reload() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("token");
+    fs::write(&file, "the-first-token-0").expect("the token");
+    let node = Configured::start(&format!("write-token-file = {:?}\n", file.display().to_string()));
+    let status = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let log = format!("{}/log/x.drv", node.node.http);
+        http::request("PUT", &log, &[("Authorization", &bearer)]).status
+    };
+    assert_eq!(status("the-second-token-0"), 401);
+    assert_ne!(status("the-first-token-0"), 401);
+
+    fs::write(&file, "short").expect("the token");
+    let refused = node.reload(&[]);
+    assert!(!refused.status.success() && text_of(&refused.stderr).contains("16 to 1024"));
+    assert_ne!(status("the-first-token-0"), 401, "it still holds");
+
+    fs::write(&file, "the-second-token-0\n").expect("the token");
+    assert_eq!(text_of(&node.reload(&[]).stdout), "applied: write-token-file\n");
+    assert_eq!(status("the-first-token-0"), 401);
+    assert_ne!(status("the-second-token-0"), 401);
+    assert!(!node.node.log().contains("token-0"));
+}
+
+#[test]
 fn what_needs_a_restart_is_named_and_what_does_not_holds() {
     let node = Configured::start("log = \"warn\"\n");
     let quiet = node.node.log();

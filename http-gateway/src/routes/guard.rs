@@ -11,8 +11,8 @@ use axum::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use axum::http::{HeaderValue, StatusCode};
 
 use super::{App, Connection};
+use crate::access::WriteToken;
 use crate::answer::Refusal;
-use crate::config::WriteToken;
 use crate::upload::Uploader;
 
 const FOREIGN_HOST: Refusal = Refusal::new(
@@ -30,7 +30,8 @@ pub(super) fn require_own_host(
     if !connection.is_some_and(|connection| connection.is_loopback) {
         return Ok(());
     }
-    let named = |host: &str| is_own_host(host, &app.allowed_hosts);
+    let access = app.access.get();
+    let named = |host: &str| is_own_host(host, &access.allowed_hosts);
     if request.uri().host().is_some_and(|host| !named(host)) {
         return Err(FOREIGN_HOST);
     }
@@ -60,7 +61,7 @@ pub(super) fn writer(app: &App, is_loopback: bool, headers: &HeaderMap) -> Resul
         return Err(Refusal::new(StatusCode::FORBIDDEN, "uploads are not taken from web pages"));
     }
     let uploader = if is_loopback { Uploader::ThisMachine } else { Uploader::Other };
-    match &app.write_token {
+    match &app.access.get().write_token {
         Some(token) if headers.get(AUTHORIZATION).is_some_and(|value| says(token, value.as_bytes())) => {
             Ok(uploader)
         }

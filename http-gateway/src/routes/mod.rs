@@ -31,9 +31,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
+use crate::access::AccessControl;
 use crate::answer::Refusal;
 use crate::body::{Stopwatch, Timed};
-use crate::config::WriteToken;
 use crate::metrics::GatewayMetrics;
 use crate::{ArtifactSource, GatewayConfig, NodeStatus};
 
@@ -48,8 +48,7 @@ pub(crate) struct App {
     metrics: GatewayMetrics,
     cache_info: Bytes,
     store_dir: String,
-    allowed_hosts: Vec<String>,
-    write_token: Option<WriteToken>,
+    access: AccessControl,
     answer_timeout: Duration,
     source_stall_timeout: Duration,
     client_stall_timeout: Duration,
@@ -99,8 +98,7 @@ impl App {
             metrics,
             cache_info: Bytes::from(cache_info),
             store_dir: store_dir.clone(),
-            allowed_hosts: config.allowed_hosts.clone(),
-            write_token: config.write_token.clone(),
+            access: config.access.clone(),
             answer_timeout: config.answer_timeout,
             source_stall_timeout: config.source_stall_timeout,
             client_stall_timeout: config.client_stall_timeout,

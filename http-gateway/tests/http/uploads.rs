@@ -1,7 +1,7 @@
 //! Uploads of binary caches: who may, what is taken, and what a client hears.
 
 use p2p_cache_http_gateway::memory::MemorySource;
-use p2p_cache_http_gateway::{GatewayConfig, SourceError, WriteToken};
+use p2p_cache_http_gateway::{Access, AccessControl, GatewayConfig, SourceError, WriteToken};
 
 use crate::faults::{Fault, Faulty};
 use crate::support::{Answer, Server, on_a_free_port, request, stocked};
@@ -95,9 +95,10 @@ async fn a_node_that_takes_none_says_so() {
 
 #[tokio::test]
 async fn with_a_write_token_every_upload_shows_it() {
-    let write_token = Some(WriteToken::new("0123456789abcdef").unwrap());
-    let server =
-        Server::start_with(GatewayConfig { write_token, ..on_a_free_port() }, MemorySource::new()).await;
+    let token = WriteToken::new("0123456789abcdef").unwrap();
+    let access = AccessControl::new(Access { write_token: Some(token), ..Access::default() });
+    let config = GatewayConfig { access: access.clone(), ..on_a_free_port() };
+    let server = Server::start_with(config, MemorySource::new()).await;
     for path in ["/log/x.drv", "/00000000000000000000000000000000.ls"] {
         let refused = put(&server, path, "", b"x").await;
         assert_eq!(
@@ -110,12 +111,21 @@ async fn with_a_write_token_every_upload_shows_it() {
         assert_eq!(put(&server, path, &from_a_page, b"x").await.status, 403);
     }
     assert_eq!(server.get("/log/x.drv").await.status, 200, "reading needs none");
+
+    access.set(Access {
+        write_token: Some(WriteToken::new("another-0123456789").unwrap()),
+        ..Access::default()
+    });
+    let with = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    assert_eq!(put(&server, "/log/x.drv", &with("0123456789abcdef"), b"x").await.status, 401);
+    assert!(put(&server, "/log/x.drv", &with("another-0123456789"), b"x").await.status < 300);
 }
 
 #[tokio::test]
 async fn requests_to_foreign_names_are_refused_on_every_route() {
     let allowed_hosts = vec!["cache.example.org".to_owned()];
-    let server = Server::start_with(GatewayConfig { allowed_hosts, ..on_a_free_port() }, stocked().0).await;
+    let access = AccessControl::new(Access { allowed_hosts, ..Access::default() });
+    let server = Server::start_with(GatewayConfig { access, ..on_a_free_port() }, stocked().0).await;
     for (method, path) in
         [("GET", "/"), ("GET", "/metrics"), ("PUT", "/log/x"), ("GET", "/nowhere"), ("POST", "/")]
     {

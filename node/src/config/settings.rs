@@ -129,7 +129,9 @@ const CENTRAL_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFG
 const COUNT_REMEDY: &str = "write a whole number above zero";
 
 /// The settings that a running node takes over: see `daemon::reload`.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 13] = [
+    "write-token-file",
+    "allowed-hosts",
     "peer",
     "trusted-public-key",
     "shared-public-keys",

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_cache_discovery::{Identity, Network, NetworkConfig};
-use p2p_cache_http_gateway::{Gateway, GatewayMetrics, NodeStatus};
+use p2p_cache_http_gateway::{AccessControl, Gateway, GatewayMetrics, NodeStatus};
 use p2p_cache_protocol::TrustedKeys;
 use prometheus_client::registry::Registry;
 
@@ -103,7 +103,7 @@ impl Daemon {
     /// See [`run`].
     pub async fn start(startup: Startup, listener: Option<TcpListener>) -> Result<Self, DaemonError> {
         let config = &startup.loaded.config.clone();
-        let gateway_config = web::gateway_config(config, listener).await?;
+        let access = AccessControl::new(web::access(config).await?);
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let store = BlobStore::open(store_config(config)).await?;
@@ -186,6 +186,7 @@ impl Daemon {
             policy,
             uploads: uploads.control(),
             accepted_keys,
+            access: access.clone(),
         };
         let reloader = Reloader::new(startup, live);
 
@@ -208,7 +209,7 @@ impl Daemon {
             reloader,
         }));
         let gateway = Gateway::bind(
-            gateway_config,
+            web::gateway_config(config, listener, access),
             Arc::new(artifacts),
             status.clone(),
             Arc::new(registry),

@@ -2,7 +2,7 @@
 //! named, and waits for a restart.
 
 use p2p_cache_discovery::Network;
-use p2p_cache_http_gateway::Reloaded;
+use p2p_cache_http_gateway::{AccessControl, Reloaded};
 use p2p_cache_protocol::TrustedKeys;
 use tokio::sync::Mutex;
 
@@ -14,6 +14,9 @@ use crate::logging::LogControl;
 use crate::nix_store::NixStore;
 use crate::peers::UploadControl;
 use crate::sharing::SharingPolicy;
+
+/// The setting that names a file, which is read again, too.
+const TOKEN_FILE: &str = "write-token-file";
 
 /// What a node is started with.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub(super) struct Live {
     pub(super) uploads: UploadControl,
     /// Of whom uploads to the gateway are taken.
     pub(super) accepted_keys: KeyRing,
+    pub(super) access: AccessControl,
 }
 
 /// Reads the configuration again and applies it. One at a time.
@@ -91,7 +95,8 @@ impl Reloader {
     }
 
     async fn apply(&self, in_force: &mut InForce, loaded: Loaded) -> Result<Reloaded, String> {
-        // The only part that can refuse goes first.
+        // What can refuse goes first.
+        let access = web::access(&loaded.config).await.map_err(|error| error.to_string())?;
         if has_changed(in_force, &loaded, &["peer"]) {
             let peers = loaded.config.peers.clone();
             self.live.network.set_static_peers(peers).await.map_err(|error| error.to_string())?;
@@ -101,7 +106,13 @@ impl Reloader {
         let sharing = ["shared-public-keys", "extra-shared-keys", "publish", "never-share"];
         let other_sharing = has_changed(in_force, &loaded, &sharing);
         let other_trust = has_changed(in_force, &loaded, &["trusted-public-key"]);
-        let reloaded = take_over(in_force, loaded);
+        let mut reloaded = take_over(in_force, loaded);
+        // The file may hold another token under the same name.
+        let token = TOKEN_FILE.to_owned();
+        if access.write_token != self.live.access.get().write_token && !reloaded.applied.contains(&token) {
+            reloaded.applied.push(token);
+        }
+        self.live.access.set(access);
 
         let config = &in_force.config;
         if other_rates {
@@ -157,6 +168,8 @@ fn take_over(in_force: &mut InForce, loaded: Loaded) -> Reloaded {
     config.upload_rate_public = new.upload_rate_public;
     config.hash_rate = new.hash_rate;
     config.log = new.log;
+    config.write_token_file = new.write_token_file;
+    config.allowed_hosts = new.allowed_hosts;
     reloaded
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_cache_http_gateway::{GatewayConfig, WriteToken};
+use p2p_cache_http_gateway::{Access, AccessControl, GatewayConfig, WriteToken};
 use p2p_cache_protocol::TrustedKeys;
 
 use super::DaemonError;
@@ -17,23 +17,28 @@ use crate::write_token;
 /// Answers to HTTP clients that are short enough finish within this; longer ones are cut at a verified boundary.
 const HTTP_GRACE: Duration = Duration::from_secs(3);
 
-pub(super) async fn gateway_config(
+pub(super) fn gateway_config(
     config: &Config,
     listener: Option<TcpListener>,
-) -> Result<GatewayConfig, DaemonError> {
+    access: AccessControl,
+) -> GatewayConfig {
+    GatewayConfig {
+        address: config.http,
+        listener: listener.map(Arc::new),
+        shutdown_grace: HTTP_GRACE,
+        access,
+        ..GatewayConfig::default()
+    }
+}
+
+/// By which names clients may ask, and what uploads must show.
+pub(super) async fn access(config: &Config) -> Result<Access, DaemonError> {
     let token_file = config.write_token_file.clone();
     let read = move || (token_file.as_deref().map(self::write_token).transpose(), host_name());
     let (write_token, host_name) = tokio::task::spawn_blocking(read).await?;
     let mut allowed_hosts = config.allowed_hosts.clone();
     allowed_hosts.extend(host_name);
-    Ok(GatewayConfig {
-        address: config.http,
-        listener: listener.map(Arc::new),
-        shutdown_grace: HTTP_GRACE,
-        allowed_hosts,
-        write_token: write_token?,
-        ..GatewayConfig::default()
-    })
+    Ok(Access { allowed_hosts, write_token: write_token? })
 }
 
 pub(super) async fn side_files(config: &Config, origins: &Origins) -> Result<SideFiles, DaemonError> {
