@@ -52,6 +52,8 @@ def parse():
                               help="the daemon (default: target/release/p2p-cache of this checkout)")
     common_flags.add_argument("--json", type=pathlib.Path, help="write the rows here too")
     common_flags.add_argument("--no-iroh", action="store_true", help="leave out iroh-blobs, which takes long to build")
+    common_flags.add_argument("--harmonia", type=pathlib.Path, metavar="PROGRAM",
+                              help="harmonia-cache, another server of live stores, for the bench `live`")
     commands = parser.add_subparsers(dest="bench", required=True, metavar="BENCH")
     for name, (function, _, settings) in BENCHES.items():
         command = commands.add_parser(name, parents=[common_flags], help=function.__doc__)
@@ -74,6 +76,8 @@ def main():
     if not arguments.binary.exists():
         sys.exit(f"{arguments.binary} is missing: cargo build --release, or name one with --binary")
     arguments.binary = arguments.binary.resolve()
+    if arguments.harmonia and not os.access(arguments.harmonia, os.X_OK):
+        sys.exit(f"{arguments.harmonia} is no program: build harmonia-cache, or leave out --harmonia")
     common.require(*{tool for name in names for tool in BENCHES[name][1]}, root=bool(NEED_ROOT & set(names)))
     rows = []
     for name in names:
