@@ -80,7 +80,7 @@ pub trait ArtifactSource: Send + Sync + 'static {
     }
 
     /// The file of a NAR that was uploaded compressed, or another that decompresses to the same: clients remember for a
-    /// month under which name they uploaded it. Its length is not known before.
+    /// month under which name they uploaded it. Or that of an origin. Its length is not known before.
     async fn nar_file(&self, file: &NarFile) -> Result<BodyStream, SourceError> {
         let _ = file;
         Err(SourceError::NotFound)

@@ -326,6 +326,25 @@ fn side_files_are_kept_when_uploaded_and_passed_on_when_an_origin_has_them() {
 }
 
 #[test]
+fn a_file_that_an_index_of_the_origin_names_is_passed_on_as_it_is() {
+    let cache = tempfile::tempdir().expect("a directory");
+    fs::create_dir(cache.path().join("nar")).expect("a directory");
+    let file = p2p_cache_tests::hostile::random_bytes(700_000, 3);
+    let name = format!("nar/{}.nar.xz", p2p_cache_protocol::Sha256Digest::of(&file).to_nix32());
+    let other = format!("nar/{}.nar.xz", p2p_cache_protocol::Sha256Digest::of(b"other").to_nix32());
+    for name in [&name, &other] {
+        fs::write(cache.path().join(name), &file).expect("a file");
+    }
+    let origin = Origin::serve(cache.path());
+    let node = Daemon::builder().origin(origin.url()).start();
+    let answer = get(&format!("{}/{name}", node.http));
+    assert!(answer.status == 200 && answer.complete && answer.body == file, "{}", answer.head);
+    assert!(!get(&format!("{}/{other}", node.http)).complete, "the name has another hash");
+    assert_eq!(get(&format!("{}/{}", node.http, name.replace(".xz", ".zst"))).status, 404);
+    assert!(node.blob_files().is_empty(), "nothing is kept");
+}
+
+#[test]
 fn what_no_origin_has_is_not_asked_for_again_at_once_and_forgotten_when_it_is_uploaded_or_a_peer_has_it() {
     let closure = Closure::build(300, "none");
     let empty = tempfile::tempdir().expect("a directory");

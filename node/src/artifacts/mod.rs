@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::Stream;
 use p2p_cache_http_gateway::{
     Artifact, ArtifactSource, BodyStream, NarFile, PutOutcome, SideFile, SideFileName, SourceError, Uploads,
 };
@@ -116,6 +117,22 @@ impl Artifacts {
     async fn live_nar(&self, hash: StoreHash, nar_hash: Sha256Digest) -> Option<Arc<dyn Artifact>> {
         let open = self.nix.open_nar(hash).await;
         live(open.map(|open| open.filter(|open| open.sha256 == nar_hash)), Digest::Sha256(nar_hash))
+    }
+
+    /// The file of a NAR as an origin has it: passed on, and not kept.
+    async fn origin_file(
+        &self,
+        file: &NarFile,
+    ) -> Result<Option<impl Stream<Item = io::Result<Bytes>> + Send + use<>>, SourceError> {
+        let Some(files) = &self.side_files else { return Ok(None) };
+        let opened = files.origins().open_file(&file.to_string(), file.file_hash).await;
+        let opened = opened.map_err(|error| SourceError::Upstream(error.to_string()))?;
+        Ok(opened.map(|stream| {
+            futures::stream::unfold(stream, |mut stream| async move {
+                let next = stream.next().await?;
+                Some((next.map_err(io::Error::other), stream))
+            })
+        }))
     }
 
     /// Fetches until bytes can flow. Content that turned out wrong before any of it left is fetched again elsewhere.
@@ -277,11 +294,17 @@ impl ArtifactSource for Artifacts {
 
     async fn nar_file(&self, file: &NarFile) -> Result<BodyStream, SourceError> {
         let intake = self.intake.as_ref().ok_or(SourceError::NotFound)?;
-        let nar_hash = intake.nar_hash_of(file).await.ok_or(SourceError::NotFound)?;
-        let held = self.held(Digest::Sha256(nar_hash)).await.map_err(internal)?;
-        let nar = held.ok_or(SourceError::NotFound)?;
-        let size = nar.size();
-        encoded::encoded(nar.read(0..size), &file.compression).await
+        if let Some(nar_hash) = intake.nar_hash_of(file).await
+            && let Some(nar) = self.held(Digest::Sha256(nar_hash)).await.map_err(internal)?
+        {
+            let size = nar.size();
+            return encoded::encoded(nar.read(0..size), &file.compression).await;
+        }
+        // Indices of debug information name NARs as the origin has them.
+        match within_patience(self.origin_file(file)).await? {
+            Some(stream) => Ok(Box::pin(stream)),
+            None => Err(SourceError::NotFound),
+        }
     }
 
     fn uploads(&self) -> Option<Arc<dyn Uploads>> {

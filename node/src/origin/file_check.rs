@@ -45,6 +45,12 @@ impl<R: AsyncBufRead + Unpin> FileCheck<R> {
         }
     }
 
+    /// For a file of which nothing but the hash is known.
+    pub(super) fn of_file(inner: R, expected: Sha256Digest) -> Self {
+        let hash = Some((Sha256::default(), expected));
+        Self { inner, noted: 0, seen_bytes: 0, ended: false, max_bytes: u64::MAX, expected_bytes: None, hash }
+    }
+
     /// For the last `bytes` bytes of an uncompressed NAR, of which no hash is known.
     pub(super) fn of_rest(inner: R, bytes: u64) -> Self {
         let (max_bytes, expected_bytes) = (bytes, Some(bytes));

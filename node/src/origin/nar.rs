@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use p2p_cache_protocol::NarInfo;
+use p2p_cache_protocol::{NarInfo, Sha256Digest};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 use url::Url;
@@ -12,7 +12,7 @@ use super::config::{is_http, redacted};
 use super::decode::Codec;
 use super::error::{Blame, Fault, OriginError, RequestError};
 use super::http::Call;
-use super::stream::{NarStream, Provenance, nar_stream};
+use super::stream::{Expected, NarStream, Provenance, nar_stream};
 use super::{Origin, OriginId, Origins};
 
 impl Origins {
@@ -55,16 +55,76 @@ impl Origins {
         };
         let ((body, encoding), attempt) =
             self.inner.http.with_retries(&call, || self.first_bytes(&url, narinfo, from)).await?;
-        let from = Provenance {
-            origin,
-            url: redacted(&url),
+        let from = self.provenance(source, &url, began, attempt, place);
+        Ok(nar_stream(body, encoding, codec, Expected::Nar(narinfo), from))
+    }
+
+    /// Opens the file at `path` below the first cache that has it. It comes as it is, and fails at its end when it is not
+    /// the file with that hash. `None` when every origin that could be reached lacks it.
+    ///
+    /// # Errors
+    /// As [`OriginError`], of the first that failed otherwise.
+    pub async fn open_file(
+        &self,
+        path: &str,
+        file_hash: Sha256Digest,
+    ) -> Result<Option<NarStream>, OriginError> {
+        let mut failure = None;
+        for source in &self.inner.origins {
+            match self.open_file_from(source, path, file_hash).await {
+                Ok(stream) => return Ok(Some(stream)),
+                Err(error) if error.is_miss() => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    async fn open_file_from(
+        &self,
+        source: &Origin,
+        path: &str,
+        file_hash: Sha256Digest,
+    ) -> Result<NarStream, OriginError> {
+        let began = Instant::now();
+        let url = nar_url(&source.url, path).map_err(|fault| unsent(&source.url, path, fault))?;
+        let place = self.place().await?;
+        let pass = source.admit()?;
+        let deadline = began + self.inner.http.config.answer_timeout;
+        let call = Call { url: &url, began, deadline, pass: &pass, silence: Blame::Strike };
+        let ((body, encoding), attempt) = self.inner.http.with_retries(&call, || self.whole(&url)).await?;
+        let from = self.provenance(source, &url, began, attempt, place);
+        Ok(nar_stream(body, encoding, Codec::None, Expected::File(file_hash), from))
+    }
+
+    fn provenance(
+        &self,
+        source: &Origin,
+        url: &Url,
+        began: Instant,
+        attempt: u32,
+        place: OwnedSemaphorePermit,
+    ) -> Provenance {
+        Provenance {
+            origin: source.id,
+            url: redacted(url),
             began,
             attempt,
-            attempts: config.attempts,
+            attempts: self.inner.http.config.attempts,
             circuit: Arc::clone(&source.circuit),
             _place: place,
-        };
-        Ok(nar_stream(body, encoding, codec, narinfo, from))
+        }
+    }
+
+    /// One attempt at a whole file: the head, and the first bytes of the body.
+    async fn whole(&self, url: &Url) -> Result<(Body, Codec), Fault> {
+        let http = &self.inner.http;
+        let began = Instant::now();
+        let response = http.get(&http.nars, url, None).await?;
+        let mut body = Body::new(http, &http.nars, url, response).allow_resume();
+        let encoding = Codec::of_content_encoding(body.content_encoding().as_deref())?;
+        body.wait_for_first_chunk(http.config.first_byte_timeout.saturating_sub(began.elapsed())).await?;
+        Ok((body, encoding))
     }
 
     /// One attempt: the head, and the first bytes of the body.

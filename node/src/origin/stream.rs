@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use p2p_cache_protocol::NarInfo;
+use p2p_cache_protocol::{NarInfo, Sha256Digest};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
@@ -27,7 +27,7 @@ const MIN_ROOM_BYTES: usize = 16 * 1024;
 /// Chunks that the decompressing thread may be ahead of the reader.
 const CHUNKS_AHEAD: usize = 4;
 
-/// The decompressed bytes of a NAR, in order and in bounded memory.
+/// The decompressed bytes of a NAR, or those of its file as they are, in order and in bounded memory.
 ///
 /// It fails past NarSize, when it ends early, when FileSize or FileHash do not fit the compressed
 /// bytes, and when the origin falls silent. NarHash is left to the caller, who hashes the blob
@@ -102,11 +102,36 @@ pub(super) struct Provenance {
     pub(super) _place: OwnedSemaphorePermit,
 }
 
+/// What the bytes must be.
+#[derive(Clone, Copy)]
+pub(super) enum Expected<'a> {
+    Nar(&'a NarInfo),
+    /// A file with this hash, which stays as it is.
+    File(Sha256Digest),
+}
+
+impl Expected<'_> {
+    fn nar_size(self) -> Option<u64> {
+        match self {
+            Self::Nar(narinfo) => Some(narinfo.nar_size),
+            Self::File(_) => None,
+        }
+    }
+
+    fn check(self, file: BodyReader, start: u64) -> FileCheck<BodyReader> {
+        match self {
+            Self::Nar(narinfo) if start == 0 => FileCheck::new(file, narinfo),
+            Self::Nar(narinfo) => FileCheck::of_rest(file, narinfo.nar_size.saturating_sub(start)),
+            Self::File(hash) => FileCheck::of_file(file, hash),
+        }
+    }
+}
+
 pub(super) fn nar_stream(
     body: Body,
     encoding: Codec,
     codec: Codec,
-    narinfo: &NarInfo,
+    expected: Expected<'_>,
     from: Provenance,
 ) -> NarStream {
     let (origin, url, start) = (from.origin, from.url.clone(), body.starts_at());
@@ -115,15 +140,11 @@ pub(super) fn nar_stream(
         Codec::None => raw,
         encoding => Box::pin(tokio::io::BufReader::new(Decoder::new(encoding, raw))),
     };
-    let check = match start {
-        0 => FileCheck::new(file, narinfo),
-        start => FileCheck::of_rest(file, narinfo.nar_size.saturating_sub(start)),
-    };
     let pump = Pump {
-        decoder: Decoder::new(codec, check),
+        decoder: Decoder::new(codec, expected.check(file, start)),
         codec,
         encoding,
-        nar_size: narinfo.nar_size,
+        nar_size: expected.nar_size(),
         at: start,
         buffer: BytesMut::new(),
         broken: None,
@@ -162,7 +183,8 @@ struct Pump {
     decoder: Decoder<FileCheck<BodyReader>>,
     codec: Codec,
     encoding: Codec,
-    nar_size: u64,
+    /// `None` for a file that is no NAR as it stands.
+    nar_size: Option<u64>,
     /// Where in the NAR it has come to.
     at: u64,
     buffer: BytesMut,
@@ -189,10 +211,12 @@ impl Pump {
             return self.finish().await.map(|()| None);
         }
         self.at += bytes.len() as u64;
-        if self.at > self.nar_size {
-            return Err(Fault::LongerThanNarSize { nar_size_bytes: self.nar_size });
+        match self.nar_size {
+            Some(nar_size_bytes) if self.at > nar_size_bytes => {
+                Err(Fault::LongerThanNarSize { nar_size_bytes })
+            }
+            _ => Ok(Some(bytes)),
         }
-        Ok(Some(bytes))
     }
 
     /// Collects what is there, up to a whole chunk; waits only when nothing is. Nothing at the end.
@@ -230,10 +254,12 @@ impl Pump {
     async fn finish(&mut self) -> Result<(), Fault> {
         let checked = self.decoder.source_mut().finish(self.codec.name()).await;
         checked.map_err(|error| self.explain(error))?;
-        if self.at < self.nar_size {
-            return Err(Fault::Short { at: self.at, nar_size_bytes: self.nar_size });
+        match self.nar_size {
+            Some(nar_size_bytes) if self.at < nar_size_bytes => {
+                Err(Fault::Short { at: self.at, nar_size_bytes })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn explain(&mut self, error: std::io::Error) -> Fault {

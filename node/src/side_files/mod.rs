@@ -84,6 +84,11 @@ impl SideFiles {
         }
     }
 
+    /// Whom it asks.
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.shared.origins
+    }
+
     /// A file that is kept. Asks nobody.
     pub(crate) async fn held(&self, name: &str) -> Option<SideFile> {
         Some(self.kept(name).await?.0)

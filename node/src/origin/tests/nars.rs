@@ -37,6 +37,23 @@ async fn file_without_size_and_hash_is_taken_at_nar_size() {
 }
 
 #[tokio::test]
+async fn a_file_comes_as_it_is_from_the_first_that_has_it_and_ends_well_only_with_its_hash() {
+    let (empty, server) = (FlakyOrigin::start().await, FlakyOrigin::start().await);
+    let origins = origins(&[&empty, &server]);
+    let file = compress(&Compression::Xz, &nar_bytes(300_000)).await;
+    let open = || origins.open_file("nar/file", Sha256Digest::of(&file));
+    assert!(open().await.unwrap().is_none());
+    server.on(NAR, [Act::Serve(File::new(file.clone()))]);
+    let (bytes, error) = drain(open().await.unwrap().expect("the second has it")).await;
+    assert!(error.is_none() && bytes == file, "{error:?}");
+
+    server.on(NAR, [Act::Serve(File::new([&file[..], b"more"].concat()))]);
+    let (_, error) = drain(open().await.unwrap().expect("a file")).await;
+    let Some(OriginError::Request(request)) = error else { panic!("{error:?}") };
+    assert!(matches!(request.fault, Fault::FileHash { .. }), "{request}");
+}
+
+#[tokio::test]
 async fn broken_body_is_taken_up_where_it_broke() {
     let nar = nar_bytes(400_000);
     let server = FlakyOrigin::start().await;
