@@ -172,7 +172,14 @@ fn a_nix_store_that_cannot_be_read_is_told_with_its_reason_in_status_too() {
     let http = node.http.trim_start_matches("http://");
     let status = daemon::p2p_cache(&["status", "--http", http]);
     let text = String::from_utf8_lossy(&status.stdout);
-    assert!(text.contains("nix store  0 paths") && text.contains("problem: "), "{text}");
+    let line = format!("nix store  {} cannot be read: there is no Nix database", directory.path().display());
+    assert!(text.contains(&line), "{text}");
+    let level = || finding(&machine.examine(&node.http, &[]).1, "nix store")["level"].clone();
+    assert_eq!(level(), "warn", "Nix may not have run yet");
+    let database = directory.path().join("nix/var/nix/db");
+    std::fs::create_dir_all(&database).expect("a directory");
+    std::fs::write(database.join("db.sqlite"), "no database").expect("a file");
+    assert_eq!(level(), "fail");
 }
 
 #[test]
