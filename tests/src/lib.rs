@@ -12,6 +12,7 @@ pub mod origin;
 pub mod prober;
 pub mod site;
 pub mod timing;
+pub mod tls_origin;
 pub mod webdriver;
 
 pub use crowd::Crowd;
