@@ -147,10 +147,11 @@ fn a_leader_that_falls_silent_is_passed_over() {
 fn nodes_that_fetch_from_one_holder_exchange_what_they_have_got() {
     let package = Package::new(24 * MB, 6);
     let origin = Origin::serve(package.cache());
+    // Slow enough for a node that begins late, on a busy machine, to have something that another one lacks.
     let seeder = Daemon::builder()
         .origin(origin.url())
         .trust(package.public_key())
-        .flag("--upload-rate", "6MB/s")
+        .flag("--upload-rate", "3MB/s")
         .start();
     assert_whole(&fetch(&seeder.http, &package), &package, &seeder);
     seeder.wait_until_idle();
