@@ -4,16 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use p2p_cache::artifacts::{Artifacts, NarInfos};
 use p2p_cache::discovery::PeerId;
 use p2p_cache::fetch::scheduler::Timing;
-use p2p_cache::fetch::{FetchEngine, Leader, Offer, Peers};
+use p2p_cache::fetch::{FetchEngine, FetchRequest, Leader, Offer, Peers};
 use p2p_cache::key_ring::KeyRing;
 use p2p_cache::metrics::{Metrics, Source};
 use p2p_cache::nix_store::NixStore;
@@ -24,7 +25,8 @@ use p2p_cache::store::{BlobStore, StoreConfig};
 use p2p_cache_http_gateway::conformance::{self, Fixture, sample_bytes};
 use p2p_cache_http_gateway::{Artifact, ArtifactSource, SourceError};
 use p2p_cache_protocol::{
-    BlobId, Claim, Digest, GroupRange, Sha256Digest, StoreHash, TrustedKeys, create_outboard, encode_range,
+    BlobId, Claim, Digest, GroupRange, NarInfo, Sha256Digest, StoreHash, TrustedKeys, create_outboard,
+    encode_range,
 };
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -42,6 +44,8 @@ enum Manner {
     Silent,
     /// Claims one byte more than there are.
     WrongSize,
+    /// Honest, the leader of the site, and slow to say that it holds the blob.
+    LeadsAfter(Duration),
 }
 
 /// Peers that all hold one blob, each in its own manner.
@@ -50,13 +54,15 @@ struct MemoryPeers {
     other: Bytes,
     manners: HashMap<PeerId, Manner>,
     banned: Mutex<Vec<(PeerId, BanReason)>>,
+    /// Bytes relayed to those that follow.
+    relayed: Arc<AtomicU64>,
 }
 
 impl MemoryPeers {
     fn new(data: Bytes, manners: &[Manner]) -> Arc<Self> {
         let other = sample_bytes(99, data.len());
         let manners = manners.iter().map(|manner| (PeerId::random(), *manner)).collect();
-        Arc::new(Self { data, other, manners, banned: Mutex::default() })
+        Arc::new(Self { data, other, manners, banned: Mutex::default(), relayed: Arc::default() })
     }
 
     fn bans(&self) -> Vec<(Manner, BanReason)> {
@@ -84,11 +90,14 @@ impl Peers for MemoryPeers {
         if digest != Digest::Sha256(sha256) && digest != Digest::Blake3(id) {
             return Ok(None);
         }
+        if let Manner::LeadsAfter(delay) = self.manners[&peer] {
+            tokio::time::sleep(delay).await;
+        }
         let size = self.data.len() as u64;
         Ok(Some(Offer::Whole(match self.manners[&peer] {
             Manner::FalseClaim => Claim { sha256, blob: BlobId::of(&self.other), size },
             Manner::WrongSize => Claim { sha256, blob: id, size: size + 1 },
-            Manner::Honest | Manner::Corrupt | Manner::Silent => Claim { sha256, blob: id, size },
+            _ => Claim { sha256, blob: id, size },
         })))
     }
 
@@ -97,7 +106,8 @@ impl Peers for MemoryPeers {
     }
 
     fn relays(&self, _hash: StoreHash) -> Vec<PeerId> {
-        Vec::new()
+        let leads = |manner: &Manner| matches!(manner, Manner::LeadsAfter(_));
+        self.manners.iter().filter(|(_, manner)| leads(manner)).map(|(peer, _)| *peer).collect()
     }
 
     fn pass_over(&self, _peer: PeerId) {}
@@ -113,9 +123,20 @@ impl Peers for MemoryPeers {
         peer: PeerId,
         _hash: StoreHash,
         _nar: Sha256Digest,
-        _offset: u64,
+        offset: u64,
     ) -> Result<Arriving, PeerError> {
-        Err(PeerError::NotHeld { peer })
+        if !matches!(self.manners[&peer], Manner::LeadsAfter(_)) {
+            return Err(PeerError::NotHeld { peer });
+        }
+        // A hundred chunks a second.
+        let chunks: Vec<Bytes> =
+            self.data[offset as usize..].chunks(10_000).map(Bytes::copy_from_slice).collect();
+        let relayed = Arc::clone(&self.relayed);
+        let bytes = futures::stream::iter(chunks).then(move |chunk| {
+            relayed.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(10)).map(|()| Ok(chunk))
+        });
+        Ok(Arriving { size: self.data.len() as u64, bytes: bytes.boxed() })
     }
 
     async fn watch(&self, peer: PeerId, _blob: BlobId, _size_bytes: u64) -> Result<Watched, PeerError> {
@@ -279,4 +300,48 @@ async fn a_lie_about_the_size_ends_in_a_clean_miss() {
         Err(error) => assert!(matches!(error, SourceError::NotFound | SourceError::Upstream(_)), "{error}"),
     }
     assert!(node.store.find(digest).await.unwrap().is_none());
+}
+
+/// Fetches `data` from a holder that is slow to say so and that leads the site; returns the bytes that it relayed.
+async fn relayed_by_a_holder(data: &Bytes, delay: Duration) -> u64 {
+    let peers = MemoryPeers::new(data.clone(), &[Manner::LeadsAfter(delay)]);
+    let directory = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(StoreConfig::new(directory.path())).await.unwrap();
+    let metrics = Metrics::register(&mut Registry::default());
+    let config =
+        OriginConfig { urls: vec!["http://127.0.0.1:9".parse().unwrap()], ..OriginConfig::default() };
+    let origins = Origins::new(config, metrics.received(Source::origin)).unwrap();
+    let engine = FetchEngine::new(store, origins, peers.clone(), metrics, Box::new(|_, _| {}));
+    let sha256 = Sha256Digest::of(data);
+    let text = format!(
+        "StorePath: /nix/store/7rjj86a15146cq1d3qy068lml7n7ykzm-x\nURL: nar/x.nar\nCompression: none\n\
+         NarHash: sha256:{}\nNarSize: {}\nReferences: \n",
+        sha256.to_nix32(),
+        data.len()
+    );
+    let narinfo = NarInfo::parse(&text).unwrap();
+    let request = FetchRequest {
+        digest: Digest::Sha256(sha256),
+        size_bytes: Some(data.len() as u64),
+        narinfo: Some(Arc::new(narinfo)),
+        origin: None,
+        leading: false,
+    };
+    let transfer = engine.fetch(request).await.unwrap();
+    let chunks: Vec<Bytes> = transfer.read(0..data.len() as u64).try_collect().await.unwrap();
+    assert!(chunks.concat() == *data);
+    peers.relayed.load(Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_holds_the_whole_is_asked_for_ranges_and_not_followed() {
+    let data = sample_bytes(6, 20_000_000);
+    assert_eq!(relayed_by_a_holder(&data, Duration::from_millis(150)).await, 0, "its answer is waited for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_says_late_that_it_holds_the_whole_is_followed_no_longer() {
+    let data = sample_bytes(7, 20_000_000);
+    let relayed = relayed_by_a_holder(&data, Duration::from_millis(1500)).await;
+    assert!(relayed > 0 && relayed < 15_000_000, "{relayed} bytes, of which 1 MB came before it said so");
 }

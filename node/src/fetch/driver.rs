@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use p2p_cache_discovery::PeerId;
-use p2p_cache_protocol::Claim;
-use p2p_cache_protocol::GroupRange;
-use p2p_cache_protocol::{BlobId, Compression, Digest};
-use tokio::sync::mpsc;
+use p2p_cache_protocol::{BlobId, Claim, Compression, Digest, GroupRange, NarInfo};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::extent::{ExtentRequest, fault_of, fetch_extent};
@@ -87,6 +85,8 @@ pub(super) struct Driver<'a> {
     pub(super) downloaders: BTreeMap<PeerId, Option<BlobId>>,
     pub(super) watched: HashSet<PeerId>,
     pub(super) claimants: Vec<PeerId>,
+    /// Whether all connected peers have been asked.
+    all_asked: watch::Sender<bool>,
     /// Holders whose claim led to no whole before: taken on when nobody else can help.
     deferred: Vec<(PeerId, Claim, Option<Duration>)>,
     pub(super) contradicted: bool,
@@ -149,6 +149,8 @@ impl<'a> Driver<'a> {
             downloaders: BTreeMap::new(),
             watched: HashSet::new(),
             claimants: Vec::new(),
+            // Whoever follows us has asked the site already.
+            all_asked: watch::Sender::new(request.leading),
             deferred: Vec::new(),
             contradicted: false,
             readers: BTreeMap::new(),
@@ -219,7 +221,6 @@ impl<'a> Driver<'a> {
             complete |= self.feed([Event::SourceAdded { source: ORIGIN, kind }]).await?;
         }
         if self.request.leading {
-            // Whoever follows us has asked the site already.
             complete |= self.feed([Event::Lookup(LookupPhase::Wide)]).await?;
         }
         Ok(complete)
@@ -264,7 +265,10 @@ impl<'a> Driver<'a> {
                 }
                 Vec::new()
             }
-            Found::NearDone => vec![Event::Lookup(LookupPhase::Wide)],
+            Found::NearDone => {
+                self.all_asked.send_replace(true);
+                vec![Event::Lookup(LookupPhase::Wide)]
+            }
             Found::Finished => {
                 let mut events = if self.may_ask_origin() { Vec::new() } else { self.take_deferred() };
                 events.push(Event::Lookup(LookupPhase::Finished));
@@ -319,6 +323,10 @@ impl<'a> Driver<'a> {
         self.sources.insert(source, PeerSource { peer, guilt: BanReason::CorruptData });
         let kind = SourceKind::Peer { holdings: Holdings::Complete, rtt, prefix: None };
         let mut events = vec![Event::SourceAdded { source, kind }];
+        if self.transfer.is_better_fetched_from(peer) {
+            self.stop_origin();
+            events.push(Event::OriginLeft { source: ORIGIN });
+        }
         events.extend(self.watch_downloaders());
         events
     }
@@ -477,24 +485,39 @@ impl<'a> Driver<'a> {
 
     fn start_origin(&mut self, from_byte: u64) {
         let Some(narinfo) = self.request.narinfo.clone() else { return };
+        self.stop_origin();
+        let relays = self.relays(&narinfo);
+        // A holder that answers before somebody is followed is to be noticed whenever it does.
+        self.transfer.set_waiting_for_holders(!relays.is_empty() && !*self.all_asked.borrow());
         let pump = OriginPump {
             shared: Arc::clone(self.shared),
             narinfo,
             preferred: self.request.origin,
             transfer: Arc::clone(&self.transfer),
-            alone: self.shared.suspicions.distrusts_leaders(self.request.digest),
+            relays,
+            all_asked: self.all_asked.subscribe(),
             from_byte,
             source: ORIGIN,
             reports: self.reports.clone(),
         };
-        self.stop_origin();
         self.origin_from_byte = from_byte;
         self.origin_task = Some(self.tasks.spawn(pump.run()));
+    }
+
+    /// From whom the NAR may be taken as it arrives there: not from those that hold the whole.
+    fn relays(&self, narinfo: &NarInfo) -> Vec<PeerId> {
+        if self.shared.suspicions.distrusts_leaders(self.request.digest) {
+            return Vec::new();
+        }
+        let relays = self.shared.peers.relays(narinfo.store_path.hash());
+        relays.into_iter().filter(|relay| !self.claimants.contains(relay)).collect()
     }
 
     fn stop_origin(&mut self) {
         if let Some(handle) = self.origin_task.take() {
             handle.abort();
+            self.transfer.set_following(None);
+            self.transfer.set_waiting_for_holders(false);
         }
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::{GROUP_BYTES, GroupRange, NarInfo};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::driver::Report;
 use super::provenance::Contributor;
@@ -27,8 +28,10 @@ pub(super) struct OriginPump {
     /// The origin that answered with `narinfo`.
     pub(super) preferred: Option<OriginId>,
     pub(super) transfer: Arc<Transfer>,
-    /// Ask the origins ourselves, whoever leads.
-    pub(super) alone: bool,
+    /// Who may be followed, best first; nobody when we ask the origins ourselves.
+    pub(super) relays: Vec<PeerId>,
+    /// Whether all connected peers have said if they hold it.
+    pub(super) all_asked: watch::Receiver<bool>,
     /// Where the stream is wanted to start. One that cannot starts at the front, and fills gaps there on its way.
     pub(super) from_byte: u64,
     pub(super) source: SourceId,
@@ -70,7 +73,7 @@ impl OriginPump {
     }
 
     async fn pump(&self) -> Result<(), Report> {
-        if !self.alone && self.follow_site().await.map_err(Report::Fatal)? {
+        if self.follow_site().await.map_err(Report::Fatal)? {
             return Ok(());
         }
         let mut skip = Vec::new();

@@ -2,7 +2,10 @@
 //! itself or from a node between it and us ([`relay_tree`](super::relay_tree)).
 //!
 //! Nobody can verify these bytes before the whole is there. They are treated like an origin's, and readers wait for
-//! the whole where they can ([`Transfer::read`](super::Transfer::read)).
+//! the whole where they can ([`Transfer::read`](super::Transfer::read)). So one that holds the whole already is never
+//! followed: it is asked for ranges, which are verified as they come, and which other downloaders may have, too.
+
+use std::time::Duration;
 
 use futures::StreamExt;
 use p2p_cache_discovery::PeerId;
@@ -14,12 +17,21 @@ use super::origin_pump::OriginPump;
 use crate::metrics::Source;
 use crate::peers::PeerError;
 
+/// How long the answers of all connected peers are waited for before a leader is followed: the slowest may be the one that
+/// holds the whole.
+const HOLDERS_PATIENCE: Duration = Duration::from_millis(500);
+
 impl OriginPump {
     /// True when a node of our site relayed the whole; false when the origins are ours to ask: we lead, or those from
     /// whom we should have taken it failed.
     pub(super) async fn follow_site(&self) -> Result<bool, FetchError> {
-        for peer in self.shared.peers.relays(self.narinfo.store_path.hash()) {
+        if self.transfer.waits_for_holders() {
+            let mut asked = self.all_asked.clone();
+            let _ = tokio::time::timeout(HOLDERS_PATIENCE, asked.wait_for(|all| *all)).await;
+        }
+        for peer in self.relays.iter().copied() {
             self.transfer.set_following(Some(peer));
+            self.transfer.set_waiting_for_holders(false);
             let followed = self.follow(peer).await;
             self.transfer.set_following(None);
             match followed? {

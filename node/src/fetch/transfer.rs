@@ -70,6 +70,8 @@ pub struct Transfer {
     narinfo: Option<Arc<NarInfo>>,
     /// The leader that is being followed.
     following: Mutex<Option<PeerId>>,
+    /// Nobody is followed yet: a peer may still say that it holds the whole.
+    waits_for_holders: AtomicBool,
     /// Bytes that a leader sent have been stored.
     relayed: AtomicBool,
     /// Clients may have them before the whole is verified.
@@ -98,6 +100,7 @@ impl Transfer {
             readers_changed: Notify::new(),
             narinfo,
             following: Mutex::default(),
+            waits_for_holders: AtomicBool::new(false),
             relayed: AtomicBool::new(false),
             hold_is_over: AtomicBool::new(false),
             provenance,
@@ -148,6 +151,19 @@ impl Transfer {
 
     pub(super) fn set_following(&self, leader: Option<PeerId>) {
         *self.following.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+    }
+
+    pub(super) fn set_waiting_for_holders(&self, waits: bool) {
+        self.waits_for_holders.store(waits, Ordering::Relaxed);
+    }
+
+    pub(super) fn waits_for_holders(&self) -> bool {
+        self.waits_for_holders.load(Ordering::Relaxed)
+    }
+
+    /// Whether to follow a leader has become a mistake, now that `holder` says that it holds the whole.
+    pub(super) fn is_better_fetched_from(&self, holder: PeerId) -> bool {
+        self.waits_for_holders() || self.following() == Some(holder)
     }
 
     /// Calls `look` with who brought what of it so far.

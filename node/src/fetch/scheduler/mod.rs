@@ -207,6 +207,7 @@ impl FetchScheduler {
             Event::OriginEnded { source, from_byte, ok } => {
                 self.origin_ended(now, source, from_byte, ok, actions);
             }
+            Event::OriginLeft { source } => self.origin_left(now, source),
             Event::ReaderAt { reader, offset_bytes } => {
                 self.readers.moved(now, reader, offset_bytes, &self.config);
             }

@@ -165,6 +165,11 @@ pub enum Event {
         /// started again. The next one is a new source.
         ok: bool,
     },
+    /// The driver has stopped the stream of an origin for a reason of its own, and will start it again when told to.
+    OriginLeft {
+        /// The origin.
+        source: SourceId,
+    },
     /// A reader waits for the bytes from this offset on. Report the start, then every 256 KiB or so.
     ReaderAt {
         /// The reader.

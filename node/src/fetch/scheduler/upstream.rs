@@ -390,6 +390,15 @@ impl FetchScheduler {
         }
     }
 
+    /// Whoever is there now has a moment to show what it can do before the stream is thought of again.
+    pub(super) fn origin_left(&mut self, now: Duration, source: SourceId) {
+        let running = |upstream: &&mut Upstream| upstream.source == source && upstream.running;
+        if let Some(upstream) = self.upstreams.iter_mut().find(running) {
+            upstream.stop();
+            self.progress_at = now;
+        }
+    }
+
     pub(super) fn origin_ended(
         &mut self,
         now: Duration,

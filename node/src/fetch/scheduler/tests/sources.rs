@@ -222,6 +222,20 @@ fn of_two_origins_the_one_that_should_be_done_first_is_asked_and_a_relay_before_
 }
 
 #[test]
+fn an_origin_that_was_left_for_a_holder_is_started_again_when_the_holder_gives_nothing() {
+    let mut scheduler = with_origin(64 * MIB, false);
+    let begun = scheduler.on_event(MS * 60, Event::Tick);
+    assert_eq!(starts(&begun), [(ORIGIN, 0)], "the look-up takes long");
+    let holder = Event::SourceAdded { source: SourceId(1), kind: peer(Holdings::Complete, None) };
+    let left = scheduler.on_events(MS * 2000, [holder, Event::OriginLeft { source: ORIGIN }]);
+    assert_eq!(starts(&left), []);
+    assert!(!requests(&left).is_empty() && !scheduler.stats().origin_running);
+    let patience = SchedulerConfig::default().starve_after;
+    assert_eq!(starts(&scheduler.on_event(MS * 1990 + patience, Event::Tick)), []);
+    assert_eq!(starts(&scheduler.on_event(MS * 2000 + patience, Event::Tick)), [(ORIGIN, 0)]);
+}
+
+#[test]
 fn a_silent_relay_is_passed_over_within_two_seconds() {
     let relay = OriginPlay { silent_at: Some(4 * MIB), relay: true, ranged: true, ..OriginPlay::default() };
     let mut world = World::new(16 * MIB, 1, Vec::new(), Some(relay));

@@ -82,6 +82,9 @@ impl Watched {
                     self.running = None;
                 }
             }
+            Event::OriginLeft { source } => {
+                self.running = self.running.filter(|running| running != source);
+            }
             Event::Present { groups } => drop(self.present.insert(*groups)),
             Event::Lookup(phase) => self.lookup = *phase,
             Event::HoldingsChanged { .. }
