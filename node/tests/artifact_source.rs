@@ -44,6 +44,8 @@ enum Manner {
     Silent,
     /// Claims one byte more than there are.
     WrongSize,
+    /// The same, and never answers a range.
+    SilentWrongSize,
     /// Honest, the leader of the site, and slow to say that it holds the blob.
     LeadsAfter(Duration),
 }
@@ -96,7 +98,7 @@ impl Peers for MemoryPeers {
         let size = self.data.len() as u64;
         Ok(Some(Offer::Whole(match self.manners[&peer] {
             Manner::FalseClaim => Claim { sha256, blob: BlobId::of(&self.other), size },
-            Manner::WrongSize => Claim { sha256, blob: id, size: size + 1 },
+            Manner::WrongSize | Manner::SilentWrongSize => Claim { sha256, blob: id, size: size + 1 },
             _ => Claim { sha256, blob: id, size },
         })))
     }
@@ -151,7 +153,7 @@ impl Peers for MemoryPeers {
         range: GroupRange,
     ) -> Result<(bytes::Bytes, Option<Timing>), PeerError> {
         let manner = self.manners[&peer];
-        if manner == Manner::Silent {
+        if matches!(manner, Manner::Silent | Manner::SilentWrongSize) {
             std::future::pending::<()>().await;
         }
         let mut data = if blob == BlobId::of(&self.other) { self.other.to_vec() } else { self.data.to_vec() };
@@ -300,6 +302,34 @@ async fn a_lie_about_the_size_ends_in_a_clean_miss() {
         Err(error) => assert!(matches!(error, SourceError::NotFound | SourceError::Upstream(_)), "{error}"),
     }
     assert!(node.store.find(digest).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lie_about_the_size_does_not_keep_an_honest_holder_from_serving() {
+    // Whose claim comes first is a matter of chance.
+    for seed in 20..30 {
+        let data = sample_bytes(seed, 300_000);
+        let peers = MemoryPeers::new(data.clone(), &[Manner::WrongSize, Manner::Honest]);
+        let node = node(peers.clone(), TrustedKeys::default()).await;
+        let artifact = node.artifacts.blob(Digest::Sha256(Sha256Digest::of(&data))).await.unwrap();
+        assert_eq!(read(artifact).await.unwrap(), data);
+        assert!(peers.bans().iter().all(|(manner, _)| *manner == Manner::WrongSize), "{:?}", peers.bans());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_liar_about_the_size_costs_seconds_and_is_banned_when_the_whole_is_there() {
+    let data = sample_bytes(30, 300_000);
+    let late = Manner::LeadsAfter(Duration::from_millis(50));
+    let peers = MemoryPeers::new(data.clone(), &[Manner::SilentWrongSize, late]);
+    let node = node(peers.clone(), TrustedKeys::default()).await;
+    let artifact = node.artifacts.blob(Digest::Sha256(Sha256Digest::of(&data))).await.unwrap();
+    assert_eq!(read(artifact).await.unwrap(), data);
+    // The blob is committed behind its last byte.
+    while peers.bans().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(peers.bans(), [(Manner::SilentWrongSize, BanReason::FalseClaim)]);
 }
 
 /// Fetches `data` from a holder that is slow to say so and that leads the site; returns the bytes that it relayed.

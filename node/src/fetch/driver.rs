@@ -15,8 +15,8 @@ use super::lookup::{self, Found};
 use super::origin_pump::{self, OriginPump};
 use super::provenance::Contributor;
 use super::scheduler::{
-    Action, Event, Fault, FetchScheduler, Holdings, LookupPhase, ReaderId, SchedulerConfig, SourceId,
-    SourceKind,
+    Action, Event, FailReason, Fault, FetchScheduler, Holdings, LookupPhase, ReaderId, SchedulerConfig,
+    SourceId, SourceKind,
 };
 use super::transfer::{Phase, Transfer};
 use super::{FetchError, FetchRequest, Shared};
@@ -32,6 +32,8 @@ const MAX_REPORTS_AT_ONCE: usize = 64;
 const MAX_FOUND: usize = 64;
 /// A transfer that nobody reads goes on for this long, in case the client comes back.
 const ABANDON_AFTER: Duration = Duration::from_secs(30);
+/// How long nothing may come by a claim that another one contradicts.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
 /// The origins together are one source to the scheduler: the pump goes from one to the next by itself.
 const ORIGIN: SourceId = SourceId(0);
 
@@ -192,6 +194,7 @@ impl<'a> Driver<'a> {
             };
             if !complete {
                 self.check_abandoned()?;
+                self.check_progress()?;
             }
             complete |= self.feed(events).await?;
             if complete && proved_by_tree {
@@ -282,9 +285,11 @@ impl<'a> Driver<'a> {
         let digest = self.request.digest;
         if claim.size != self.transfer.size() {
             tracing::warn!(%peer, %digest, claimed = claim.size, size = self.transfer.size(), "claim of another size ignored");
+            // Without a narinfo this size is but another claim.
+            self.contradicted |= self.request.size_bytes.is_none();
             return Vec::new();
         }
-        if self.blob.is_none() && self.shared.suspicions.is_doubtful(digest, claim.blob) {
+        if self.blob.is_none() && self.shared.suspicions.is_doubtful(digest, (claim.blob, claim.size)) {
             self.deferred.push((peer, *claim, rtt));
             return Vec::new();
         }
@@ -435,9 +440,24 @@ impl<'a> Driver<'a> {
         events
     }
 
+    /// A claim that others contradict is not waited for as long as one that stands alone.
+    fn check_progress(&self) -> Result<(), FetchError> {
+        let patient = !self.contradicted || self.may_ask_origin() || self.started.elapsed() < CLAIM_PATIENCE;
+        if patient || self.transfer.partial().groups().present().next().is_some() {
+            return Ok(());
+        }
+        Err(self.lost(FailReason::SourcesLost))
+    }
+
     fn check_abandoned(&self) -> Result<(), FetchError> {
         match self.unread_since {
-            Some(since) if since.elapsed() >= ABANDON_AFTER => Err(FetchError::Abandoned),
+            Some(since) if since.elapsed() >= ABANDON_AFTER => {
+                // Its readers may have left because it led nowhere.
+                if self.contradicted {
+                    self.doubt_claim();
+                }
+                Err(FetchError::Abandoned)
+            }
             _ => Ok(()),
         }
     }

@@ -51,16 +51,17 @@ impl Driver<'_> {
         if self.blob.is_some_and(|claimed| claimed != meta.id) {
             self.ban_claimants().await;
         }
-        for liar in self.shared.suspicions.disproved(self.request.digest, meta.id) {
+        for liar in self.shared.suspicions.disproved(self.request.digest, (meta.id, meta.size)) {
             self.shared.peers.ban(liar, BanReason::FalseClaim).await;
         }
         (self.shared.on_commit)(&meta, self.request.narinfo.as_deref());
         Ok(())
     }
 
-    fn doubt_claim(&self) {
+    pub(super) fn doubt_claim(&self) {
         if let Some(blob) = self.blob {
-            self.shared.suspicions.doubt(self.request.digest, blob, &self.claimants);
+            let claimed = (blob, self.transfer.size());
+            self.shared.suspicions.doubt(self.request.digest, claimed, &self.claimants);
         }
     }
 

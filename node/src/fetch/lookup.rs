@@ -10,6 +10,7 @@ use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::{BlobId, Claim, Digest};
 use tokio::sync::mpsc;
 
+use super::suspicions::Suspicions;
 use super::{FetchError, Offer, Peers};
 use crate::peers::PeerError;
 
@@ -79,8 +80,13 @@ async fn ask_all(
     }
 }
 
-/// The length that the first holder claims. The content decides later whether it was true.
-pub(super) async fn size_of(peers: &dyn Peers, digest: Digest) -> Result<u64, FetchError> {
+/// The length that the first holder claims whose claim has not led nowhere before. The content decides later whether it
+/// was true.
+pub(super) async fn size_of(
+    peers: &dyn Peers,
+    digest: Digest,
+    suspicions: &Suspicions,
+) -> Result<u64, FetchError> {
     let (sender, mut receiver) = mpsc::channel(1);
     let near = peers.connected().into_iter().take(MAX_PEERS_ASKED).collect();
     let asking = async {
@@ -96,8 +102,12 @@ pub(super) async fn size_of(peers: &dyn Peers, digest: Digest) -> Result<u64, Fe
         drop(sender);
     };
     let first = async {
+        let mut doubtful = None;
         while let Some(found) = receiver.recv().await {
             match found {
+                Found::Holder { claim, .. } if suspicions.is_doubtful(digest, (claim.blob, claim.size)) => {
+                    doubtful = doubtful.or(Some(claim.size));
+                }
                 Found::Holder { claim, .. } => return Some(claim.size),
                 Found::Liar { peer, error } => {
                     if let Some(reason) = error.ban_reason() {
@@ -107,7 +117,7 @@ pub(super) async fn size_of(peers: &dyn Peers, digest: Digest) -> Result<u64, Fe
                 Found::Downloader { .. } | Found::NearDone | Found::Finished => {}
             }
         }
-        None
+        doubtful
     };
     // Whichever ends first: an answer, or everybody asked (then `first` sees the closed channel).
     let size = tokio::time::timeout(SIZE_PATIENCE, async {

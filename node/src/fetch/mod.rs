@@ -122,7 +122,7 @@ impl FetchEngine {
         let place = Arc::clone(&self.shared.places).acquire_owned().await.map_err(|_| FetchError::Stopped)?;
         let size_bytes = match request.size_bytes {
             Some(size) => size,
-            None => lookup::size_of(self.shared.peers.as_ref(), request.digest).await?,
+            None => self.size_of(request.digest).await?,
         };
         let partial = self.shared.store.create_partial(request.digest, size_bytes).await?;
         let transfer = Transfer::new(request.digest, request.narinfo.clone(), partial);
@@ -134,7 +134,7 @@ impl FetchEngine {
     /// # Errors
     /// [`FetchError::NotFound`] when no peer claims it.
     pub async fn size_of(&self, digest: Digest) -> Result<u64, FetchError> {
-        lookup::size_of(self.shared.peers.as_ref(), digest).await
+        lookup::size_of(self.shared.peers.as_ref(), digest, &self.shared.suspicions).await
     }
 
     /// The transfer of `digest` that runs now; one that has failed runs no more.

@@ -18,9 +18,12 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// What earlier transfers found out about origins and claims.
 pub(super) struct Suspicions {
     bad_nars: Mutex<LruCache<(Sha256Digest, OriginId), Instant>>,
-    doubtful: Mutex<LruCache<(Digest, BlobId), Doubt>>,
+    doubtful: Mutex<LruCache<(Digest, Claimed), Doubt>>,
     misled: Mutex<LruCache<Digest, Instant>>,
 }
+
+/// What a blob is said to be: the root of its tree and its length in bytes.
+pub(super) type Claimed = (BlobId, u64);
 
 /// A claim that led to no whole.
 struct Doubt {
@@ -66,22 +69,22 @@ impl Suspicions {
         lock(&self.misled).get(&digest).is_some_and(|since| since.elapsed() < MEMORY)
     }
 
-    /// The claim that `digest` is `blob` led to no whole; `claimants` made it.
-    pub(super) fn doubt(&self, digest: Digest, blob: BlobId, claimants: &[PeerId]) {
+    /// The claim that `digest` is `claimed` led to no whole; `claimants` made it.
+    pub(super) fn doubt(&self, digest: Digest, claimed: Claimed, claimants: &[PeerId]) {
         let doubt = Doubt { claimants: claimants.to_vec(), since: Instant::now() };
-        lock(&self.doubtful).put((digest, blob), doubt);
+        lock(&self.doubtful).put((digest, claimed), doubt);
     }
 
-    pub(super) fn is_doubtful(&self, digest: Digest, blob: BlobId) -> bool {
-        lock(&self.doubtful).get(&(digest, blob)).is_some_and(|doubt| doubt.since.elapsed() < MEMORY)
+    pub(super) fn is_doubtful(&self, digest: Digest, claimed: Claimed) -> bool {
+        lock(&self.doubtful).get(&(digest, claimed)).is_some_and(|doubt| doubt.since.elapsed() < MEMORY)
     }
 
-    /// The whole turned out to be `blob`: forgets the doubts about `digest`, and names who claimed otherwise.
-    pub(super) fn disproved(&self, digest: Digest, blob: BlobId) -> Vec<PeerId> {
+    /// The whole turned out to be `proved`: forgets the doubts about `digest`, and names who claimed otherwise.
+    pub(super) fn disproved(&self, digest: Digest, proved: Claimed) -> Vec<PeerId> {
         let mut doubtful = lock(&self.doubtful);
         let keys: Vec<_> = doubtful.iter().map(|(key, _)| *key).filter(|(of, _)| *of == digest).collect();
         let ended = keys.into_iter().filter_map(|key| Some((key.1, doubtful.pop(&key)?.claimants)));
-        ended.filter(|(claimed, _)| *claimed != blob).flat_map(|(_, claimants)| claimants).collect()
+        ended.filter(|(claimed, _)| *claimed != proved).flat_map(|(_, claimants)| claimants).collect()
     }
 }
 
@@ -97,12 +100,13 @@ mod tests {
     fn a_proved_whole_ends_the_doubts_and_names_only_those_who_claimed_otherwise() {
         let suspicions = Suspicions::default();
         let digest = Digest::Sha256(Sha256Digest::of(b"whole"));
-        let (right, wrong) = (BlobId::of(b"whole"), BlobId::of(b"other"));
+        let (right, wrong) = ((BlobId::of(b"whole"), 5), (BlobId::of(b"other"), 5));
         let (honest, liar) = (PeerId::random(), PeerId::random());
         suspicions.doubt(digest, right, &[honest]);
         suspicions.doubt(digest, wrong, &[liar]);
+        suspicions.doubt(digest, (right.0, 6), &[liar]);
         assert!(suspicions.is_doubtful(digest, wrong));
-        assert_eq!(suspicions.disproved(digest, right), [liar]);
+        assert_eq!(suspicions.disproved(digest, right), [liar, liar]);
         assert!(!suspicions.is_doubtful(digest, wrong) && !suspicions.is_doubtful(digest, right));
     }
 
@@ -111,7 +115,7 @@ mod tests {
         let suspicions = Suspicions::default();
         for number in 0..2 * MAX_SUSPICIONS.get() {
             let bytes = number.to_le_bytes();
-            suspicions.doubt(Digest::Sha256(Sha256Digest::of(&bytes)), BlobId::of(&bytes), &[]);
+            suspicions.doubt(Digest::Sha256(Sha256Digest::of(&bytes)), (BlobId::of(&bytes), 8), &[]);
         }
         assert_eq!(lock(&suspicions.doubtful).len(), MAX_SUSPICIONS.get());
     }
