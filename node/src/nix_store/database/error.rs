@@ -25,8 +25,8 @@ pub enum DatabaseError {
     /// It is there and cannot be opened, since its write-ahead log needs files that are missing or forbidden.
     #[error(
         "cannot open the write-ahead log of {path} ({source}): files {name}-wal and {name}-shm must be readable beside it. \
-         Nix leaves them there while it runs, so start nix-daemon, or let the user of this daemon create files in \
-         that directory",
+         Nix leaves them there, but old versions of it (2.8, for example) remove them whenever they end: update Nix, or \
+         let the user of this daemon create files in that directory",
         path = .path.display(), name = .path.file_name().unwrap_or_default().display()
     )]
     Log {
