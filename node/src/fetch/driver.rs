@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::extent::{ExtentRequest, fault_of, fetch_extent};
-use super::lookup::{self, Found};
+use super::lookup::{Found, Lookup};
 use super::origin_pump::{self, OriginPump};
 use super::provenance::Contributor;
 use super::scheduler::{
@@ -28,8 +28,6 @@ use crate::store::WriteError;
 const MAX_REPORTS: usize = 256;
 /// Reports that the scheduler is told of at once: many peers that tell what they have got cost one plan.
 const MAX_REPORTS_AT_ONCE: usize = 64;
-/// Answers of a look-up waiting for the driver.
-const MAX_FOUND: usize = 64;
 /// A transfer that nobody reads goes on for this long, in case the client comes back.
 const ABANDON_AFTER: Duration = Duration::from_secs(30);
 /// How long nothing may come by a claim that another one contradicts.
@@ -100,12 +98,17 @@ pub(super) struct Driver<'a> {
 }
 
 /// Drives `transfer` to its end and leaves it verified (and its blob committed) or failed.
-pub(super) async fn drive(shared: &Arc<Shared>, request: FetchRequest, transfer: &Arc<Transfer>) {
+pub(super) async fn drive(
+    shared: &Arc<Shared>,
+    request: FetchRequest,
+    transfer: &Arc<Transfer>,
+    lookup: Lookup,
+) {
     let digest = request.digest;
     let (reports, inbox) = mpsc::channel(MAX_REPORTS);
     let driver = Driver::new(shared, request, Arc::clone(transfer), reports);
     let outcome = tokio::select! {
-        outcome = driver.run(inbox) => outcome,
+        outcome = driver.run(lookup, inbox) => outcome,
         () = shared.stop.cancelled() => Err(FetchError::Stopped),
     };
     match outcome {
@@ -165,9 +168,15 @@ impl<'a> Driver<'a> {
         }
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Report>) -> Result<(), FetchError> {
-        let (found_sender, mut found) = mpsc::channel(MAX_FOUND);
-        self.tasks.spawn(lookup::run(Arc::clone(&self.shared.peers), self.request.digest, found_sender));
+    async fn run(mut self, lookup: Lookup, mut inbox: mpsc::Receiver<Report>) -> Result<(), FetchError> {
+        let Lookup { mut found, task } = lookup;
+        self.tasks.spawn(async move {
+            if let Err(error) = task.await
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        });
         let transfer = Arc::clone(&self.transfer);
         let whole = transfer.partial().verify_whole();
         tokio::pin!(whole);

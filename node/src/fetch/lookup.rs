@@ -9,11 +9,14 @@ use futures::stream::FuturesUnordered;
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::{BlobId, Claim, Digest};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::suspicions::Suspicions;
 use super::{FetchError, Offer, Peers};
 use crate::peers::PeerError;
 
+/// Answers waiting for the driver.
+const MAX_FOUND: usize = 64;
 /// Peers asked for one blob in all.
 const MAX_PEERS_ASKED: usize = 64;
 /// A look-up for the length of a blob gives up after this long.
@@ -34,8 +37,22 @@ pub(super) enum Found {
     Finished,
 }
 
+/// A look-up that runs; it ends when this is dropped.
+pub(super) struct Lookup {
+    /// What it finds.
+    pub(super) found: mpsc::Receiver<Found>,
+    /// Ends with it, or with its panic.
+    pub(super) task: AbortOnDropHandle<()>,
+}
+
+/// Begins to ask everybody who may hold `digest`.
+pub(super) fn begin(peers: Arc<dyn Peers>, digest: Digest) -> Lookup {
+    let (sender, found) = mpsc::channel(MAX_FOUND);
+    Lookup { found, task: AbortOnDropHandle::new(tokio::spawn(run(peers, digest, sender))) }
+}
+
 /// Asks everybody who may hold `digest` and sends what they say; ends early when the receiver is gone.
-pub(super) async fn run(peers: Arc<dyn Peers>, digest: Digest, found: mpsc::Sender<Found>) {
+async fn run(peers: Arc<dyn Peers>, digest: Digest, found: mpsc::Sender<Found>) {
     let near = peers.connected();
     let wide = async {
         let providers = peers.providers(digest).await;

@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 pub use self::error::FetchError;
 use self::interests::Interests;
 pub use self::links::{Leader, Offer, Peers};
+use self::lookup::Lookup;
 pub use self::provenance::{Contributor, Provenance};
 use self::speed::OriginSpeed;
 use self::suspicions::Suspicions;
@@ -124,9 +125,11 @@ impl FetchEngine {
             Some(size) => size,
             None => self.size_of(request.digest).await?,
         };
+        // To create a file takes milliseconds while the disk syncs others: peers are asked meanwhile.
+        let lookup = lookup::begin(Arc::clone(&self.shared.peers), request.digest);
         let partial = self.shared.store.create_partial(request.digest, size_bytes).await?;
         let transfer = Transfer::new(request.digest, request.narinfo.clone(), partial);
-        self.start(request, transfer, place)
+        self.start(request, transfer, lookup, place)
     }
 
     /// The length of a blob that a peer claims to hold; nothing is fetched.
@@ -168,6 +171,7 @@ impl FetchEngine {
         &self,
         request: FetchRequest,
         new: Arc<Transfer>,
+        lookup: Lookup,
         place: OwnedSemaphorePermit,
     ) -> Result<Arc<Transfer>, FetchError> {
         if self.shared.tasks.is_closed() {
@@ -184,7 +188,7 @@ impl FetchEngine {
         let shared = Arc::clone(&self.shared);
         let transfer = Arc::clone(&new);
         self.shared.tasks.spawn(async move {
-            driver::drive(&shared, request, &transfer).await;
+            driver::drive(&shared, request, &transfer, lookup).await;
             shared.forget(&digest, &transfer);
             drop(place);
         });
