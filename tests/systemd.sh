@@ -74,7 +74,7 @@ machine=$!
 inside() { setsid nsenter --target "$init" --all --root "$@" </dev/null; }
 for _ in $(seq 300); do
     init=$(pgrep --parent "$machine" --full '/systemd/systemd' || true)
-    [ -n "$init" ] && inside systemctl is-system-running --wait >"$work/state" 2>/dev/null && break
+    [ -n "$init" ] && inside timeout 90 systemctl is-system-running --wait >"$work/state" 2>/dev/null && break
     grep -q degraded "$work/state" 2>/dev/null && break
     kill -0 "$machine" 2>/dev/null || break
     sleep 0.2
@@ -82,7 +82,7 @@ done
 grep -qE 'running|degraded' "$work/state" 2>/dev/null || { tail -5 "$work/console" >&2; skip "systemd does not boot here"; }
 
 step "run"
-inside bash /root/inside.sh >"$work/log" 2>&1 || {
+inside timeout 300 bash /root/inside.sh >"$work/log" 2>&1 || {
     cat "$work/log" >&2
     inside journalctl --no-pager --unit p2p-cache --lines 40 >&2
     fail "it does not run as it should"
