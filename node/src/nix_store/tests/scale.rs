@@ -14,7 +14,8 @@ async fn time_to_open(paths: u32) -> Duration {
     let nix = NixStore::open(store.root(), state.path(), everything()).await;
     let started = Instant::now();
     while nix.usage().counts.pending + nix.usage().counts.bad < u64::from(paths) {
-        assert!(started.elapsed() < Duration::from_secs(120), "{:?}", nix.usage());
+        // In the test profile on a busy machine; what is asserted comes afterwards.
+        assert!(started.elapsed() < Duration::from_secs(400), "{:?}", nix.usage());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     nix.shutdown().await;
