@@ -72,8 +72,11 @@ fn the_page_follows_a_transfer_and_complains_of_nothing() {
 
 #[test]
 fn the_page_fits_a_phone_and_shows_the_nix_store_and_its_problem() {
-    let root = tempfile::tempdir().expect("a temporary directory");
-    let node = Daemon::builder().nix_store(root.path()).origin("http://127.0.0.1:9/nix").start();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    // Without a place to break at, and longer than the screen is wide.
+    let root = directory.path().join("x".repeat(90));
+    std::fs::create_dir(&root).expect("a directory");
+    let node = Daemon::builder().nix_store(&root).origin("http://127.0.0.1:9/nix").start();
     let Some(browser) = Browser::start() else { return };
     browser.resize(PHONE.0, PHONE.1);
     browser.open(&format!("{}/", node.http));
