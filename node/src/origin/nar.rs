@@ -36,27 +36,8 @@ impl Origins {
         origin: OriginId,
         from: u64,
     ) -> Result<NarStream, OriginError> {
-        let source = self.origin(origin)?;
-        let began = Instant::now();
-        let config = &self.inner.http.config;
-        let prepared = nar_url(&source.url, &narinfo.url)
-            .and_then(|url| Codec::of_compression(&narinfo.compression).map(|codec| (url, codec)));
-        let (url, codec) = prepared.map_err(|fault| unsent(&source.url, &narinfo.url, fault))?;
-        let place = self.place().await?;
-        let pass = source.admit()?;
-        let from = if codec == Codec::None { from } else { 0 };
-        let call = Call {
-            url: &url,
-            began,
-            deadline: began + config.answer_timeout,
-            pass: &pass,
-            // One NAR that takes long to appear says little about the others.
-            silence: Blame::Strike,
-        };
-        let ((body, encoding), attempt) =
-            self.inner.http.with_retries(&call, || self.first_bytes(&url, narinfo, from)).await?;
-        let from = self.provenance(source, &url, began, attempt, place);
-        Ok(nar_stream(body, encoding, codec, Expected::Nar(narinfo), from))
+        let codec = Codec::of_compression(&narinfo.compression);
+        self.open(self.origin(origin)?, &narinfo.url, codec, Expected::Nar(narinfo), from).await
     }
 
     /// Opens the file at `path` below the first cache that has it. It comes as it is, and fails at its end when it is not
@@ -71,7 +52,7 @@ impl Origins {
     ) -> Result<Option<NarStream>, OriginError> {
         let mut failure = None;
         for source in &self.inner.origins {
-            match self.open_file_from(source, path, file_hash).await {
+            match self.open(source, path, Ok(Codec::None), Expected::File(file_hash), 0).await {
                 Ok(stream) => return Ok(Some(stream)),
                 Err(error) if error.is_miss() => {}
                 Err(error) => failure = failure.or(Some(error)),
@@ -80,58 +61,58 @@ impl Origins {
         failure.map_or(Ok(None), Err)
     }
 
-    async fn open_file_from(
+    /// Opens what stands at `path`, as the `URL` of a narinfo says it.
+    async fn open(
         &self,
         source: &Origin,
         path: &str,
-        file_hash: Sha256Digest,
+        codec: Result<Codec, Fault>,
+        expected: Expected<'_>,
+        from: u64,
     ) -> Result<NarStream, OriginError> {
         let began = Instant::now();
-        let url = nar_url(&source.url, path).map_err(|fault| unsent(&source.url, path, fault))?;
+        let config = &self.inner.http.config;
+        let prepared = nar_url(&source.url, path).and_then(|url| codec.map(|codec| (url, codec)));
+        let (url, codec) = prepared.map_err(|fault| unsent(&source.url, path, fault))?;
         let place = self.place().await?;
         let pass = source.admit()?;
-        let deadline = began + self.inner.http.config.answer_timeout;
-        let call = Call { url: &url, began, deadline, pass: &pass, silence: Blame::Strike };
-        let ((body, encoding), attempt) = self.inner.http.with_retries(&call, || self.whole(&url)).await?;
-        let from = self.provenance(source, &url, began, attempt, place);
-        Ok(nar_stream(body, encoding, Codec::None, Expected::File(file_hash), from))
-    }
-
-    fn provenance(
-        &self,
-        source: &Origin,
-        url: &Url,
-        began: Instant,
-        attempt: u32,
-        place: OwnedSemaphorePermit,
-    ) -> Provenance {
-        Provenance {
+        let from = if codec == Codec::None { from } else { 0 };
+        let call = Call {
+            url: &url,
+            began,
+            deadline: began + config.answer_timeout,
+            pass: &pass,
+            // One NAR that takes long to appear says little about the others.
+            silence: Blame::Strike,
+        };
+        let ((body, encoding), attempt) =
+            self.inner.http.with_retries(&call, || self.first_bytes(&url, expected, from)).await?;
+        let from = Provenance {
             origin: source.id,
-            url: redacted(url),
+            url: redacted(&url),
             began,
             attempt,
-            attempts: self.inner.http.config.attempts,
+            attempts: config.attempts,
             circuit: Arc::clone(&source.circuit),
             _place: place,
-        }
-    }
-
-    /// One attempt at a whole file: the head, and the first bytes of the body.
-    async fn whole(&self, url: &Url) -> Result<(Body, Codec), Fault> {
-        let http = &self.inner.http;
-        let began = Instant::now();
-        let response = http.get(&http.nars, url, None).await?;
-        let mut body = Body::new(http, &http.nars, url, response).allow_resume();
-        let encoding = Codec::of_content_encoding(body.content_encoding().as_deref())?;
-        body.wait_for_first_chunk(http.config.first_byte_timeout.saturating_sub(began.elapsed())).await?;
-        Ok((body, encoding))
+        };
+        Ok(nar_stream(body, encoding, codec, expected, from))
     }
 
     /// One attempt: the head, and the first bytes of the body.
-    async fn first_bytes(&self, url: &Url, narinfo: &NarInfo, from: u64) -> Result<(Body, Codec), Fault> {
+    async fn first_bytes(
+        &self,
+        url: &Url,
+        expected: Expected<'_>,
+        from: u64,
+    ) -> Result<(Body, Codec), Fault> {
         let http = &self.inner.http;
         let began = Instant::now();
-        let mut body = match Body::open_rest(http, url, from, narinfo.nar_size).await? {
+        let rest = match expected.nar_size() {
+            Some(nar_size) => Body::open_rest(http, url, from, nar_size).await?,
+            None => None,
+        };
+        let mut body = match rest {
             Some(rest) => rest,
             None => {
                 let response = http.get(&http.nars, url, None).await?;
@@ -140,7 +121,7 @@ impl Origins {
         };
         let encoding = Codec::of_content_encoding(body.content_encoding().as_deref())?;
         if let (0, Codec::None, Some(expected_bytes), Some(actual_bytes)) =
-            (body.starts_at(), encoding, narinfo.file_size, body.announced_bytes())
+            (body.starts_at(), encoding, expected.file_size(), body.announced_bytes())
             && expected_bytes != actual_bytes
         {
             return Err(Fault::FileSize { expected_bytes, actual_bytes, at_least: false });

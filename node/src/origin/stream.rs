@@ -111,9 +111,16 @@ pub(super) enum Expected<'a> {
 }
 
 impl Expected<'_> {
-    fn nar_size(self) -> Option<u64> {
+    pub(super) fn nar_size(self) -> Option<u64> {
         match self {
             Self::Nar(narinfo) => Some(narinfo.nar_size),
+            Self::File(_) => None,
+        }
+    }
+
+    pub(super) fn file_size(self) -> Option<u64> {
+        match self {
+            Self::Nar(narinfo) => narinfo.file_size,
             Self::File(_) => None,
         }
     }
