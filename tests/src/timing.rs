@@ -1,5 +1,6 @@
 //! Whether two samples of times tell their sources apart.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,10 +26,17 @@ impl Comparison {
         Self { shortest, longer: chance_of_longer(first, second) }
     }
 
-    /// Whether somebody who sees the times cannot tell which is which: neither are the shortest further apart than
-    /// `max_gap`, nor is one sample longer more often.
-    pub fn is_alike(&self, max_gap: Duration) -> bool {
-        self.shortest.0.abs_diff(self.shortest.1) <= max_gap && (self.longer - 0.5).abs() <= MAX_BIAS
+    /// Which of the two somebody who sees the times would call the longer: `Equal` when neither the shortest are
+    /// further apart than `max_gap`, nor one sample is longer more often.
+    pub fn verdict(&self, max_gap: Duration) -> Ordering {
+        let (first, second) = self.shortest;
+        if first.abs_diff(second) > max_gap {
+            first.cmp(&second)
+        } else if (self.longer - 0.5).abs() > MAX_BIAS {
+            self.longer.total_cmp(&0.5)
+        } else {
+            Ordering::Equal
+        }
     }
 }
 
@@ -86,12 +94,12 @@ mod tests {
         let busy =
             |salt: u64| (0..1500).map(move |n: u64| 450 + (n * 7919 + salt) % 211 + (n * n + salt) % 4001);
         let alike = Comparison::of(&micros(busy(0)), &micros(busy(5)));
-        assert!(alike.is_alike(GAP), "{alike}");
+        assert_eq!(alike.verdict(GAP), Ordering::Equal, "{alike}");
         let shifted = Comparison::of(&micros(busy(0)), &micros(busy(5).map(|time| time + 200)));
-        assert!(!shifted.is_alike(GAP), "{shifted}");
+        assert_eq!(shifted.verdict(GAP), Ordering::Less, "{shifted}");
 
         let quiet = |salt: u64| (0..1500).map(move |n: u64| 450 + (n * 7919 + salt) % 211);
         let shifted = Comparison::of(&micros(quiet(0)), &micros(quiet(5).map(|time| time + 50)));
-        assert!(!shifted.is_alike(GAP), "{shifted}");
+        assert_eq!(shifted.verdict(GAP), Ordering::Less, "{shifted}");
     }
 }
