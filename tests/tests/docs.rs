@@ -70,7 +70,7 @@ fn row(setting: &Setting) -> String {
     };
     let form = setting.remedy.strip_prefix("write ").unwrap_or(setting.remedy);
     let (key, variable, help) = (setting.key, setting.variable(), setting.help);
-    let reload = if setting.is_live() { "reload" } else { "restart" };
+    let reload = if setting.live { "reload" } else { "restart" };
     let cells = [
         format!("`{key}`"),
         flag,

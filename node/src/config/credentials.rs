@@ -8,7 +8,8 @@ use std::path::Path;
 use super::environment::items;
 use super::fault::{Fault, Source};
 use super::layers::Given;
-use super::settings::{SETTINGS, Setting};
+use super::setting::Setting;
+use super::settings::SETTINGS;
 use super::suggest::nearest;
 
 /// Variable that names the directory of the files.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::credentials;
 use super::fault::{Fault, Source};
 use super::layers::{Given, Item};
-use super::settings::{EMPTY_LIST, ENVIRONMENT_PREFIX, SETTINGS, Setting};
+use super::setting::{ENVIRONMENT_PREFIX, Setting};
+use super::settings::{EMPTY_LIST, SETTINGS};
 use super::suggest::nearest;
 
 /// Variable that names the configuration file.

@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Source};
 use super::layers::{Given, Item};
-use super::settings::{EMPTY_LIST, SETTINGS, Setting};
+use super::setting::Setting;
+use super::settings::{EMPTY_LIST, SETTINGS};
 use super::suggest::nearest;
 
 /// Longest file that is read.

@@ -8,7 +8,8 @@ use super::environment::{CONFIG_FILE_VARIABLE, Surroundings};
 use super::fault::{ConfigError, Fault, Source};
 use super::file;
 use super::model::Config;
-use super::settings::{Assign, DefaultValue, EMPTY_LIST, SETTINGS, Setting};
+use super::setting::{Assign, DefaultValue, Setting};
+use super::settings::{EMPTY_LIST, SETTINGS};
 
 /// What the command line gives.
 #[derive(Debug, Clone, Default)]

@@ -12,6 +12,7 @@ mod file;
 mod layers;
 mod model;
 mod parsers;
+mod setting;
 mod settings;
 mod suggest;
 #[cfg(test)]
@@ -23,5 +24,6 @@ pub use fault::{ConfigError, Fault, Source, redact};
 pub use layers::{Effective, Flags, Loaded, Reader, load};
 pub use model::Config;
 pub(crate) use parsers::boolean as parse_boolean;
-pub use settings::{Assign, DefaultValue, EMPTY_LIST, ENVIRONMENT_PREFIX, SETTINGS, Setting};
+pub use setting::{Assign, DefaultValue, ENVIRONMENT_PREFIX, Setting};
+pub use settings::{EMPTY_LIST, SETTINGS};
 pub use units::{MAX_DURATION, UNLIMITED, parse_duration, parse_rate, parse_size};

@@ -466,6 +466,8 @@ fn keys_are_spelt_alike_everywhere() {
     let mut seen = BTreeSet::new();
     for setting in SETTINGS {
         assert!(seen.insert(setting.key), "{} twice", setting.key);
+        let said = [setting.key, setting.value_name, setting.help, setting.remedy, setting.example];
+        assert!(said.iter().all(|text| !text.is_empty()), "{said:?}");
         assert!(setting.key.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", setting.key);
         assert!(!setting.help.ends_with('.') && !setting.remedy.ends_with('.'), "{}", setting.key);
     }

@@ -149,7 +149,7 @@ fn take_over(in_force: &mut InForce, loaded: Loaded) -> Reloaded {
             continue;
         }
         let key = new.setting.key.to_owned();
-        if new.setting.is_live() {
+        if new.setting.live {
             *old = new;
             reloaded.applied.push(key);
         } else {
@@ -195,7 +195,7 @@ mod tests {
             let reloaded = take_over(&mut in_force, new);
             let after = format!("{:?}", in_force.config);
             let key = vec![setting.key.to_owned()];
-            if setting.is_live() {
+            if setting.live {
                 assert_eq!((&reloaded.applied, &after), (&key, &wanted), "{}", setting.key);
                 let again = take_over(&mut in_force, loaded(setting.key, setting.example));
                 assert_eq!(again, Reloaded::default(), "{}", setting.key);
