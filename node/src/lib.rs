@@ -14,6 +14,7 @@ pub mod metrics;
 mod missing;
 mod nar_listing;
 pub mod nix_store;
+mod on_thread;
 pub mod origin;
 mod page_cache;
 pub mod peers;

@@ -5,14 +5,14 @@ use std::pin::Pin;
 
 use async_compression::Level;
 use async_compression::tokio::bufread::{BrotliEncoder, BzEncoder, GzipEncoder, XzEncoder, ZstdEncoder};
-use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use p2p_cache_http_gateway::{BodyStream, SourceError};
 use p2p_cache_protocol::Compression;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::io::AsyncRead;
+use tokio::sync::Semaphore;
 use tokio_util::io::StreamReader;
+
+use crate::on_thread::{OnThread, read_chunk};
 
 /// NARs that are compressed at once; more wait for their turn. It is rarely asked for, and each takes a processor.
 static PLACES: Semaphore = Semaphore::const_new(4);
@@ -23,61 +23,17 @@ const CHUNKS_AHEAD: usize = 2;
 
 type Encoder = Pin<Box<dyn AsyncRead + Send>>;
 
-/// What a chunk stands in: an end without the last word is a thread that died.
-enum Part {
-    Chunk(Bytes),
-    End,
-}
-
-/// Compresses `nar`, fast rather than well, on a thread of the blocking pool, which ends as soon as the stream is dropped.
+/// Compresses `nar`, fast rather than well.
 pub(super) async fn encoded(nar: BodyStream, compression: &Compression) -> Result<BodyStream, SourceError> {
     let place = PLACES.acquire().await.map_err(|closed| SourceError::Internal(closed.to_string()))?;
     let encoder = encoder(nar, compression).ok_or(SourceError::NotFound)?;
-    let (sender, parts) = mpsc::channel(CHUNKS_AHEAD);
-    let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = sender.closed() => {}
-                result = run(encoder, &sender) => {
-                    let last = result.map(|()| Part::End);
-                    let _ = sender.send(last).await;
-                }
-            }
-        });
+    let chunks = stream::try_unfold(Some((encoder, place)), |reading| async move {
+        let Some((mut encoder, place)) = reading else { return Ok(None) };
+        let chunk = read_chunk(&mut encoder, CHUNK_BYTES).await?;
+        let more = chunk.len() == CHUNK_BYTES;
+        Ok((!chunk.is_empty()).then(|| (chunk, more.then_some((encoder, place)))))
     });
-    Ok(stream::unfold(Some((parts, place)), next).boxed())
-}
-
-type Reading = (mpsc::Receiver<io::Result<Part>>, SemaphorePermit<'static>);
-
-async fn next(reading: Option<Reading>) -> Option<(io::Result<Bytes>, Option<Reading>)> {
-    let (mut parts, place) = reading?;
-    match parts.recv().await {
-        Some(Ok(Part::Chunk(chunk))) => Some((Ok(chunk), Some((parts, place)))),
-        Some(Ok(Part::End)) => None,
-        Some(Err(error)) => Some((Err(error), None)),
-        None => Some((Err(io::Error::other("the thread that compresses a NAR died")), None)),
-    }
-}
-
-async fn run(mut encoder: Encoder, parts: &mpsc::Sender<io::Result<Part>>) -> io::Result<()> {
-    let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
-    loop {
-        let read = encoder.read_buf(&mut buffer).await?;
-        if read > 0 && buffer.len() < buffer.capacity() {
-            continue;
-        }
-        let chunk = buffer.split().freeze();
-        if !chunk.is_empty() && parts.send(Ok(Part::Chunk(chunk))).await.is_err() {
-            return Ok(());
-        }
-        if read == 0 {
-            return Ok(());
-        }
-        buffer.reserve(CHUNK_BYTES);
-    }
+    Ok(OnThread::new(chunks, CHUNKS_AHEAD).into_stream(io::Error::from).boxed())
 }
 
 fn encoder(nar: BodyStream, compression: &Compression) -> Option<Encoder> {
@@ -97,8 +53,11 @@ fn encoder(nar: BodyStream, compression: &Compression) -> Option<Encoder> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures::TryStreamExt;
     use p2p_cache_http_gateway::conformance::sample_bytes;
+
+    use tokio::io::AsyncReadExt;
 
     use super::*;
     use crate::origin::{Codec, Decoder};
@@ -117,7 +76,7 @@ mod tests {
             let chunks: Vec<_> = nar.chunks(70_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
             let body = encoded(Box::pin(stream::iter(chunks)), &compression).await.unwrap();
             let chunks: Vec<Bytes> = body.try_collect().await.unwrap();
-            assert!(chunks.iter().all(|chunk| chunk.len() <= 2 * CHUNK_BYTES));
+            assert!(chunks.iter().all(|chunk| chunk.len() <= CHUNK_BYTES));
             let mut decoded = Vec::new();
             let codec = Codec::of_compression(&compression).unwrap();
             Decoder::new(codec, &chunks.concat()[..]).read_to_end(&mut decoded).await.unwrap();

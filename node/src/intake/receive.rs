@@ -4,18 +4,18 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use p2p_cache_http_gateway::{BodyStream, NarFile, Rejection, SourceError};
 use p2p_cache_protocol::Sha256Digest;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt};
-use tokio::runtime::Handle;
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::io::AsyncBufReadExt;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::io::StreamReader;
 
 use super::waiting::{Budget, Spending, WaitingNar};
 use crate::artifacts::put_error;
+use crate::on_thread::{OnThread, read_chunk};
 use crate::origin::{Codec, Decoder};
 use crate::sha256::Sha256;
 use crate::store::{BlobStore, StoreError};
@@ -34,6 +34,8 @@ enum Trouble {
     OverBudget,
     #[error("it cannot be decompressed")]
     BadFile,
+    #[error("the thread that decompresses it died")]
+    Died,
 }
 
 /// The file, as far as it has passed.
@@ -41,8 +43,6 @@ enum Trouble {
 struct Passed {
     hash: Sha256,
     bytes: u64,
-    /// The whole of it was decompressed.
-    ended: bool,
 }
 
 pub(super) async fn receive(
@@ -57,16 +57,13 @@ pub(super) async fn receive(
     let body = watched(body, Arc::clone(&passed));
     let nar = match codec {
         Codec::None => body,
-        codec => decoded(body, codec, Arc::clone(&passed)),
+        codec => decoded(body, codec),
     };
     let spending = Arc::new(Mutex::new(budget.spend()));
     let spooled =
         store.spool(within_budget(nar, Arc::clone(&spending))).await.map_err(|error| failure(&error))?;
 
-    let Passed { hash, bytes, ended } = std::mem::take(&mut *lock(&passed));
-    if codec != Codec::None && !ended {
-        return Err(SourceError::Internal("the thread that decompresses an upload died".to_owned()));
-    }
+    let Passed { hash, bytes } = std::mem::take(&mut *lock(&passed));
     let file_hash: Sha256Digest = hash.finish();
     if file_hash != file.file_hash {
         return Err(SourceError::Rejected(Rejection::FileDiffers));
@@ -107,48 +104,22 @@ fn within_budget(nar: Chunks, spending: Arc<Mutex<Spending>>) -> Chunks {
     bounded.boxed()
 }
 
-/// Decompresses on a thread of the blocking pool: xz yields some 60 MB/s, which would keep an async worker from its other
-/// work. The thread ends as soon as the stream is dropped.
-fn decoded(body: Chunks, codec: Codec, passed: Arc<Mutex<Passed>>) -> Chunks {
-    let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
-    let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = sender.closed() => {}
-                result = decode(body, codec, &sender) => match result {
-                    Ok(()) => lock(&passed).ended = true,
-                    Err(error) => drop(sender.send(Err(error)).await),
-                },
-            }
-        });
+fn decoded(body: Chunks, codec: Codec) -> Chunks {
+    let decoder = Decoder::new(codec, StreamReader::new(body));
+    let chunks = stream::try_unfold(Some(decoder), |decoder| async move {
+        let Some(mut decoder) = decoder else { return Ok(None) };
+        let chunk = read_chunk(&mut decoder, CHUNK_BYTES).await.map_err(explained)?;
+        if chunk.len() == CHUNK_BYTES {
+            return Ok(Some((chunk, Some(decoder))));
+        }
+        // What stands behind the end is not part of a NAR.
+        if decoder.source_mut().fill_buf().await?.is_empty() {
+            Ok((!chunk.is_empty()).then_some((chunk, None)))
+        } else {
+            Err(io::Error::other(Trouble::BadFile))
+        }
     });
-    stream::poll_fn(move |cx| chunks.poll_recv(cx)).boxed()
-}
-
-async fn decode(body: Chunks, codec: Codec, chunks: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
-    let mut decoder = Decoder::new(codec, StreamReader::new(body));
-    let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
-    loop {
-        let read = decoder.read_buf(&mut buffer).await.map_err(explained)?;
-        if read > 0 && buffer.len() < buffer.capacity() {
-            continue;
-        }
-        if !buffer.is_empty() && chunks.send(Ok(buffer.split().freeze())).await.is_err() {
-            return Ok(());
-        }
-        if read == 0 {
-            break;
-        }
-        buffer.reserve(CHUNK_BYTES);
-    }
-    // What stands behind the end is not part of a NAR.
-    if decoder.source_mut().fill_buf().await?.is_empty() {
-        Ok(())
-    } else {
-        Err(io::Error::other(Trouble::BadFile))
-    }
+    OnThread::new(chunks, CHUNKS_AHEAD).into_stream(|_| io::Error::other(Trouble::Died)).boxed()
 }
 
 /// What a decoder complains about is the file; what its reader does is the client.
@@ -165,6 +136,7 @@ fn failure(error: &StoreError) -> SourceError {
     match trouble {
         Some(Trouble::OverBudget) => SourceError::Rejected(Rejection::TooManyWaiting),
         Some(Trouble::BadFile) => SourceError::Rejected(Rejection::BadFile),
+        Some(died @ Trouble::Died) => SourceError::Internal(died.to_string()),
         None => put_error(error),
     }
 }

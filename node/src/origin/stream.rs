@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
 use p2p_cache_protocol::{NarInfo, Sha256Digest};
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
@@ -19,6 +19,7 @@ use super::decode::{Codec, Decoder, fault_of};
 use super::error::{Fault, OriginError, RequestError};
 use super::file_check::FileCheck;
 use super::health::Circuit;
+use crate::on_thread::OnThread;
 
 /// Largest chunk that a [`NarStream`] yields.
 pub const MAX_CHUNK_BYTES: usize = 128 * 1024;
@@ -39,13 +40,10 @@ pub struct NarStream {
     source: Source,
 }
 
-/// Decompression runs on a thread of the blocking pool, which drives the asynchronous decoder by
-/// itself: xz yields some 60 MB/s, so one chunk would keep an async worker from its other work for
-/// milliseconds, over and over, and a few NARs at once would take them all. The pool's threads are
-/// scheduled fairly by the system instead. Bytes that need no decoding are only copied and stay here.
+/// Bytes that need no decoding are only copied, and stay on the async worker.
 enum Source {
     Direct(Box<Pump>),
-    Worker(mpsc::Receiver<Result<Bytes, OriginError>>, JoinHandle<()>),
+    Decoding(OnThread<Bytes, OriginError>),
     Ended,
 }
 
@@ -66,13 +64,12 @@ impl NarStream {
         let result = match &mut self.source {
             Source::Ended => None,
             Source::Direct(pump) => pump.next().await,
-            Source::Worker(chunks, worker) => match chunks.recv().await {
-                Some(result) => Some(result),
-                // It ends without a word when it is through, or when it could not go on.
-                None => worker.await.err().map(|error| {
-                    Err(OriginError::Worker { url: self.url.clone(), reason: error.to_string() })
-                }),
-            },
+            Source::Decoding(chunks) => {
+                let url = &self.url;
+                let died =
+                    |error: JoinError| OriginError::Worker { url: url.clone(), reason: error.to_string() };
+                chunks.next(died).await
+            }
         };
         if !matches!(result, Some(Ok(_))) {
             self.source = Source::Ended;
@@ -160,29 +157,10 @@ pub(super) fn nar_stream(
     let source = if (encoding, codec) == (Codec::None, Codec::None) {
         Source::Direct(Box::new(pump))
     } else {
-        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let runtime = Handle::current();
-        // Owned by the stream: it ends as soon as the receiver is dropped.
-        let worker = tokio::task::spawn_blocking(move || runtime.block_on(run(pump, sender)));
-        Source::Worker(chunks, worker)
+        let chunks = stream::unfold(pump, |mut pump| async move { Some((pump.next().await?, pump)) });
+        Source::Decoding(OnThread::new(chunks, CHUNKS_AHEAD))
     };
     NarStream { origin, start, url, source }
-}
-
-async fn run(mut pump: Pump, chunks: mpsc::Sender<Result<Bytes, OriginError>>) {
-    let pumping = async {
-        while let Some(result) = pump.next().await {
-            let failed = result.is_err();
-            if chunks.send(result).await.is_err() || failed {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        () = chunks.closed() => {}
-        () = pumping => {}
-    }
 }
 
 /// Reads, decodes and checks.
