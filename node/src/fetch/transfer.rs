@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,8 +30,9 @@ const MAX_UNHASHED_BYTES: u64 = 64 * 1024 * 1024;
 const READ_BYTES: u64 = 256 * 1024;
 /// A reader tells the scheduler where it is each time it has moved by this much.
 const REPORT_BYTES: u64 = 256 * 1024;
-/// A body in which nothing moves for this long is aborted. Longer than every source's own limit, so that the
-/// scheduler has had time to replace the source.
+/// A body is aborted when nothing of its blob arrives for this long, wherever it is read: an origin that goes through from
+/// the front takes its time to the end. Longer than every source's own limit, so that the scheduler has had time to
+/// replace the source.
 const READER_PATIENCE: Duration = Duration::from_secs(14);
 
 /// Bytes that came through a leader can be verified only with the whole. A client gets none of them before that, unless
@@ -324,13 +326,7 @@ impl Reader {
     }
 
     async fn next_chunk(&mut self, offset: u64, end: u64) -> io::Result<Bytes> {
-        let run_end = tokio::time::timeout(READER_PATIENCE, self.transfer.readable(offset, self.whom))
-            .await
-            .map_err(|_| {
-                let seconds = READER_PATIENCE.as_secs();
-                io::Error::new(io::ErrorKind::TimedOut, format!("nothing arrived for {seconds} s"))
-            })?
-            .map_err(io::Error::other)?;
+        let run_end = self.readable_in_time(offset).await?;
         let length = run_end.min(end).saturating_sub(offset).min(READ_BYTES) as usize;
         let transfer = Arc::clone(&self.transfer);
         tokio::task::spawn_blocking(move || {
@@ -347,6 +343,24 @@ impl Reader {
         })
         .await
         .map_err(io::Error::other)?
+    }
+
+    /// The end of the run that may be read at `offset`, unless the transfer stands still.
+    async fn readable_in_time(&self, offset: u64) -> io::Result<u64> {
+        let mut arrivals = self.transfer.partial.changes();
+        let mut readable = pin!(self.transfer.readable(offset, self.whom));
+        loop {
+            tokio::select! {
+                biased;
+                run_end = &mut readable => return run_end.map_err(io::Error::other),
+                Ok(()) = arrivals.changed() => {}
+                () = tokio::time::sleep(READER_PATIENCE) => {
+                    let seconds = READER_PATIENCE.as_secs();
+                    let reason = format!("nothing arrived for {seconds} s");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+                }
+            }
+        }
     }
 
     fn moved_to(&mut self, offset: u64) {
@@ -369,3 +383,6 @@ impl Drop for Reader {
         self.transfer.readers_changed.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;
