@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use super::bans::{Bans, Gatekeeper};
 use super::frames::{exchange_hello, read_frame, write_frame};
 use super::server::{
-    ClaimSigner, Held, HeldBlob, Holdings, UploadLimits, UploadParts, UploadServer, claim_signer,
+    Alone, ClaimSigner, Held, HeldBlob, Holdings, Site, UploadLimits, UploadParts, UploadServer, claim_signer,
 };
 use super::transport::{BoxStream, Dialer, Incoming, Visitor};
 use crate::sharing::{Share, SharingPolicy, SharingRules};
@@ -218,12 +218,18 @@ impl Served {
 
     pub(super) fn start_with(limits: UploadLimits, share: Share) -> Self {
         let memory = Arc::new(MemoryHoldings::default());
-        Self::assemble(limits, share, memory.clone(), memory)
+        Self::assemble(limits, share, memory.clone(), memory, Arc::new(Alone))
+    }
+
+    /// Works for others by means of this site.
+    pub(super) fn start_at(site: Arc<dyn Site>) -> Self {
+        let memory = Arc::new(MemoryHoldings::default());
+        Self::assemble(UploadLimits::default(), Share::Public, memory.clone(), memory, site)
     }
 
     /// Serves another store; the one in memory stays unused.
     pub(super) fn start_over(limits: UploadLimits, holdings: Arc<dyn Holdings>) -> Self {
-        Self::assemble(limits, Share::Public, Arc::default(), holdings)
+        Self::assemble(limits, Share::Public, Arc::default(), holdings, Arc::new(Alone))
     }
 
     fn assemble(
@@ -231,6 +237,7 @@ impl Served {
         share: Share,
         memory: Arc<MemoryHoldings>,
         holdings: Arc<dyn Holdings>,
+        site: Arc<dyn Site>,
     ) -> Self {
         let public_keys = vec![cache_key("trusted-1").public_key()];
         let never = vec!["*secret*".parse().unwrap()];
@@ -240,7 +247,7 @@ impl Served {
         let (streams, incoming) = mpsc::channel(4096);
         let parts = UploadParts {
             holdings,
-            site: Arc::new(super::server::Alone),
+            site,
             policy: Arc::new(SharingPolicy::new(rules)),
             limits,
             own_traffic: Arc::new(|| false),

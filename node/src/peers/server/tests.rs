@@ -2,6 +2,7 @@
 
 mod conformance;
 mod hostile;
+mod leading;
 mod limits;
 mod network;
 mod networks;
