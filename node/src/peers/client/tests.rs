@@ -1,4 +1,5 @@
 //! The client against honest servers and against peers that misbehave.
 
 mod hostile;
+mod leading;
 mod ordinary;

@@ -29,7 +29,7 @@ async fn first_extent(client: &PeerClient) -> Result<RangeAnswer, PeerError> {
 }
 
 /// A client whose peer says hello, waits for a request and then does what the test says.
-fn client_of<F: Future<Output = ()> + Send + 'static>(
+pub(super) fn client_of<F: Future<Output = ()> + Send + 'static>(
     script: impl Fn(Scripted) -> F + Send + Sync + 'static,
 ) -> PeerClient {
     let script = Arc::new(script);
@@ -43,7 +43,7 @@ fn client_of<F: Future<Output = ()> + Send + 'static>(
     }))
 }
 
-fn client_answered(response: Response) -> PeerClient {
+pub(super) fn client_answered(response: Response) -> PeerClient {
     client_of(move |mut stream| {
         let response = response.clone();
         async move {
@@ -54,7 +54,7 @@ fn client_answered(response: Response) -> PeerClient {
 }
 
 #[track_caller]
-fn assert_violation<T: std::fmt::Debug>(answer: Result<T, PeerError>) {
+pub(super) fn assert_violation<T: std::fmt::Debug>(answer: Result<T, PeerError>) {
     let error = answer.unwrap_err();
     assert_eq!(error.ban_reason(), Some(BanReason::ProtocolViolation), "{error}");
 }
