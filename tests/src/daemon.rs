@@ -322,9 +322,19 @@ impl Daemon {
         }
     }
 
-    /// What it has logged so far.
+    /// What it has logged so far. Read from a pipe: what it has said just now may be missing.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// Waits until its log is as it should be; panics with the log after 20 s.
+    #[track_caller]
+    pub fn wait_for_log(&self, is_right: impl Fn(&str) -> bool) {
+        let started = Instant::now();
+        while !is_right(&self.log()) {
+            assert!(started.elapsed() < Duration::from_secs(20), "not in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

@@ -124,8 +124,8 @@ fn a_narinfo_that_no_trusted_key_signed_is_never_served() {
         assert_eq!(answer.status, 404, "{what}: {}", answer.text());
         assert!(scene.liar.narinfos_asked() > 0, "{what}: the liar was asked");
         // The liar may be the leader, who is asked for it as such.
-        let refused = |whom| scene.node.log().contains(&format!("narinfo of a {whom} refused"));
-        assert!(refused("peer") || refused("leader"), "{what}: {}", scene.node.log());
+        let refused = |log: &str, whom| log.contains(&format!("narinfo of a {whom} refused"));
+        scene.node.wait_for_log(|log| refused(log, "peer") || refused(log, "leader"));
         assert_eq!(scene.get_narinfo().status, 404, "{what}: nor later");
     }
 }

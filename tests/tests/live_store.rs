@@ -214,7 +214,7 @@ fn a_damaged_path_is_never_offered_and_the_receiver_gets_it_elsewhere() {
     b.wait_for_members(1);
     wait_for_offers(&a, 2);
     assert_eq!(a.metric("p2p_cache_live_paths{state=\"bad\"}"), 1);
-    assert!(a.log().contains(&closure.top) && a.log().contains("--repair-path"), "{}", a.log());
+    a.wait_for_log(|log| log.contains(&closure.top) && log.contains("--repair-path"));
 
     let receiver = NixStore::new();
     let copied = receiver.copy_from(&b.http, &closure);
@@ -232,7 +232,6 @@ fn a_store_that_cannot_be_used_is_said_once_and_costs_nothing_else() {
     let node = Daemon::builder().nix_store(&nowhere).origin(origin.url()).trust(&closure.public_key).start();
     let copied = NixStore::new().copy_from(&node.http, &closure);
     assert!(copied.success, "{}\n{}", copied.stderr, node.log());
-    let log = node.log();
-    assert_eq!(log.matches("no source for now").count(), 1, "{log}");
-    assert!(log.contains("nowhere/nix/var/nix/db/db.sqlite"), "{log}");
+    node.wait_for_log(|log| log.contains("nowhere/nix/var/nix/db/db.sqlite"));
+    assert_eq!(node.log().matches("no source for now").count(), 1, "{}", node.log());
 }

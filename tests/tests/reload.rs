@@ -107,7 +107,7 @@ fn a_faulty_file_changes_nothing_and_is_reported_as_at_the_start() {
     let faults = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(faults(&refused), faults(&at_start));
     assert!(refused.starts_with("error: nothing was changed: 2 faults"), "{refused}");
-    assert!(node.node.log().contains("is not a numeric address"), "{}", node.node.log());
+    node.node.wait_for_log(|log| log.contains("is not a numeric address"));
 
     // The rate was right, and yet it was not taken: it is still news.
     node.write(FAST);

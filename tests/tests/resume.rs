@@ -158,8 +158,9 @@ fn a_flipped_byte_in_a_leftover_is_found_and_its_group_fetched_again() {
     data.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
     let b = scene.start_b();
     let received = scene.fetch_rest(&b);
-    let found = b.log().lines().any(|line| line.contains("damaged on disk") && line.contains("groups=1"));
-    assert!(found, "one group, and no more: {}", b.log());
+    // One group, and no more.
+    let is_found = |line: &str| line.contains("damaged on disk") && line.contains("groups=1");
+    b.wait_for_log(|log| log.lines().any(is_found));
     // The groups that were missing and the damaged one; the last group of a blob is shorter.
     let missing = BLOB_BYTES.div_ceil(GROUP) - present.len() as u64 + 1;
     let tail = if present.contains(&(BLOB_BYTES / GROUP * GROUP)) { 0 } else { GROUP - BLOB_BYTES % GROUP };
@@ -190,7 +191,7 @@ fn a_leftover_with_a_garbage_sidecar_is_discarded_with_a_warning() {
     assert!(b.terminate().success());
     fs::write(scene.leftover(".progress"), "garbage").expect("the sidecar");
     let b = scene.start_b();
-    assert!(b.log().contains("WARN") && b.log().contains("discarded"), "{}", b.log());
+    b.wait_for_log(|log| log.contains("WARN") && log.contains("discarded"));
     assert_eq!(fs::read_dir(scene.state.join("partial")).expect("partial").count(), 0);
     let received = scene.fetch_rest(&b);
     assert!(received >= BLOB_BYTES, "begun afresh");
