@@ -142,7 +142,7 @@ pub enum Manner {
     Late,
     /// Half of a range, then silence on an open stream.
     SilentAfterHalf,
-    /// A range's head, then a byte each second.
+    /// A range's head, then a byte each second; as a leader the same.
     Trickle,
     /// A range is announced, and sent, with this many bytes too many.
     TooLong(u32),
@@ -356,6 +356,14 @@ impl Shared {
             Manner::SilentAfterHalf => {
                 write_frame(stream, &head).await?;
                 write_and_linger(stream, &in_pieces(&bytes[..bytes.len() / 2])).await
+            }
+            Manner::Trickle => {
+                write_frame(stream, &head).await?;
+                for byte in bytes.chunks(1) {
+                    write(stream, &in_pieces(byte)).await?;
+                    tokio::time::sleep(TRICKLE_PAUSE).await;
+                }
+                Ok(())
             }
             _ => write_frame(stream, &Response::NotFound).await,
         }

@@ -126,21 +126,32 @@ fn a_leader_that_relays_wrong_bytes_is_banned_and_none_of_them_reaches_the_clien
     assert_eq!(node.metric_sum("p2p_cache_bans_total"), 1, "{}", node.log());
 }
 
-#[test]
-fn a_leader_that_falls_silent_is_passed_over() {
+/// A leader that does this is left, and the origin asked instead, in this time.
+#[track_caller]
+fn assert_passed_over(manner: impl Fn() -> Manner, within: Duration) {
     let package = Package::new(3 * MB, 5);
     let origin = Origin::serve(package.cache());
     let node = Daemon::builder().origin(origin.url()).trust(package.public_key());
     let state = tempfile::tempdir().expect("a directory");
     let first = node.clone().state_dir(state.path()).start();
-    let lies = || Lies::relayed(package.nar.clone(), Manner::SilentAfterHalf);
+    let lies = || Lies::relayed(package.nar.clone(), manner());
     let liar = LyingPeer::leading(&package, &first.peer, lies);
     drop(first);
     let node = node.state_dir(state.path()).peer(&liar.address).start();
     node.wait_for_peers(1);
     let started = Instant::now();
     assert_whole(&fetch(&node.http, &package), &package, &node);
-    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(started.elapsed() < within, "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_leader_that_falls_silent_is_passed_over() {
+    assert_passed_over(|| Manner::SilentAfterHalf, Duration::from_secs(15));
+}
+
+#[test]
+fn a_leader_that_trickles_is_passed_over() {
+    assert_passed_over(|| Manner::Trickle, Duration::from_secs(25));
 }
 
 #[test]

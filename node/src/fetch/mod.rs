@@ -15,6 +15,7 @@ mod lookup;
 mod origin_pump;
 mod provenance;
 mod relay;
+mod relay_pace;
 pub mod relay_tree;
 pub mod scheduler;
 mod speed;

@@ -5,7 +5,7 @@
 //! the whole where they can ([`Transfer::read`](super::Transfer::read)). So one that holds the whole already is never
 //! followed: it is asked for ranges, which are verified as they come, and which other downloaders may have, too.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use p2p_cache_discovery::PeerId;
@@ -14,6 +14,7 @@ use p2p_cache_protocol::Digest;
 use super::FetchError;
 use super::driver::Report;
 use super::origin_pump::OriginPump;
+use super::relay_pace::{RelayPace, WINDOW};
 use crate::metrics::Source;
 use crate::peers::PeerError;
 
@@ -58,18 +59,25 @@ impl OriginPump {
         tracing::debug!(digest = %Digest::Sha256(nar), %leader, "following the leader of the site");
         self.transfer.set_relayed();
         self.report(Report::Relayed(leader)).await;
-        while let Some(chunk) = arriving.bytes.next().await {
-            let chunk = match chunk {
-                Ok(chunk) => chunk,
-                Err(error) => return Ok(Err(error)),
+        let mut pace = RelayPace::new(self.shared.origin_speed.bytes_per_second());
+        loop {
+            let asked = Instant::now();
+            let chunk = match arriving.bytes.next().await {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => return Ok(Err(error)),
+                None => return Ok(Ok(())),
             };
-            let end = offset + chunk.len() as u64;
-            self.shared.metrics.received(Source::peer).inc_by(end - offset);
+            let (waited, chunk_bytes) = (asked.elapsed(), chunk.len() as u64);
+            let end = offset + chunk_bytes;
+            self.shared.metrics.received(Source::peer).inc_by(chunk_bytes);
             self.write(offset, chunk).await?;
             self.report(Report::Event(self.arrived(offset, end))).await;
             offset = end;
+            if !pace.keeps_up(waited, chunk_bytes) && offset < partial.size() {
+                let what = "more than a trickle";
+                return Ok(Err(PeerError::Timeout { peer: leader, what, after: WINDOW }));
+            }
         }
-        Ok(Ok(()))
     }
 
     async fn give_up_on(&self, leader: PeerId, error: &PeerError) {
