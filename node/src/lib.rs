@@ -9,6 +9,7 @@ mod damage;
 pub mod fetch;
 pub mod intake;
 pub mod key_ring;
+mod least_pace;
 pub mod logging;
 pub mod metrics;
 mod missing;

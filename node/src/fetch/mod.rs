@@ -15,7 +15,6 @@ mod lookup;
 mod origin_pump;
 mod provenance;
 mod relay;
-mod relay_pace;
 pub mod relay_tree;
 pub mod scheduler;
 mod speed;

@@ -14,13 +14,20 @@ use p2p_cache_protocol::Digest;
 use super::FetchError;
 use super::driver::Report;
 use super::origin_pump::OriginPump;
-use super::relay_pace::{RelayPace, WINDOW};
+use crate::least_pace::LeastPace;
 use crate::metrics::Source;
 use crate::peers::PeerError;
 
 /// How long the answers of all connected peers are waited for before a leader is followed: the slowest may be the one that
 /// holds the whole.
 const HOLDERS_PATIENCE: Duration = Duration::from_millis(500);
+/// A leader has to give enough over so much time: as long as one may say that it waits itself.
+const PACE_WINDOW: Duration = Duration::from_secs(10);
+/// One that gives less than this part of what the origins gave us lately is slower than its origin can be, even when
+/// many hosts share the uplink: our own streams, by which it is measured, share it with them.
+const LEAST_PART_OF_ORIGIN: f64 = 1.0 / 32.0;
+/// Bytes per second of origins that have given us nothing yet.
+const ASSUMED_ORIGIN_RATE: f64 = 1e6;
 
 impl OriginPump {
     /// True when a node of our site relayed the whole; false when the origins are ours to ask: we lead, or those from
@@ -59,7 +66,8 @@ impl OriginPump {
         tracing::debug!(digest = %Digest::Sha256(nar), %leader, "following the leader of the site");
         self.transfer.set_relayed();
         self.report(Report::Relayed(leader)).await;
-        let mut pace = RelayPace::new(self.shared.origin_speed.bytes_per_second());
+        let of_origin = self.shared.origin_speed.bytes_per_second().unwrap_or(ASSUMED_ORIGIN_RATE);
+        let mut pace = LeastPace::new(PACE_WINDOW).or_at_least(of_origin * LEAST_PART_OF_ORIGIN);
         loop {
             let asked = Instant::now();
             let chunk = match arriving.bytes.next().await {
@@ -73,9 +81,11 @@ impl OriginPump {
             self.write(offset, chunk).await?;
             self.report(Report::Event(self.arrived(offset, end))).await;
             offset = end;
-            if !pace.keeps_up(waited, chunk_bytes) && offset < partial.size() {
+            if let Err(slow) = pace.note(waited, chunk_bytes)
+                && offset < partial.size()
+            {
                 let what = "more than a trickle";
-                return Ok(Err(PeerError::Timeout { peer: leader, what, after: WINDOW }));
+                return Ok(Err(PeerError::Timeout { peer: leader, what, after: slow.waited }));
             }
         }
     }

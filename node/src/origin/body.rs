@@ -14,9 +14,8 @@ use url::Url;
 
 use super::error::Fault;
 use super::http::{Http, Resume, reason};
+use crate::least_pace::LeastPace;
 
-/// A body slower than this over a whole progress timeout counts as stalled.
-pub const MIN_BYTES_PER_SECOND: u64 = 1024;
 /// After a break the body must go on within the progress timeout and this.
 const RESUME_GRACE: Duration = Duration::from_secs(4);
 
@@ -40,7 +39,8 @@ pub(super) struct Body {
     first: Option<Bytes>,
     /// How to take it up again; `None` when that is not possible.
     resumable: Option<Resumable>,
-    pace: Pace,
+    /// Over a whole progress timeout.
+    pace: LeastPace,
     last_byte: Instant,
 }
 
@@ -51,13 +51,6 @@ struct Resumable {
     left: u32,
     /// Where it was taken up last.
     mark: u64,
-}
-
-/// Bytes that came within the time spent waiting for them. Time in which nobody asked does not count.
-#[derive(Default)]
-struct Pace {
-    waited: Duration,
-    bytes: u64,
 }
 
 impl Body {
@@ -71,7 +64,7 @@ impl Body {
             at: 0,
             first: None,
             resumable: None,
-            pace: Pace::default(),
+            pace: LeastPace::new(http.config.progress_timeout),
             last_byte: Instant::now(),
         }
     }
@@ -164,7 +157,8 @@ impl Body {
             Ok(Ok(Some(chunk))) => chunk,
         };
         self.arrived(&chunk);
-        self.pace.note(began.elapsed(), chunk.len() as u64, limit)?;
+        let paced = self.pace.note(began.elapsed(), chunk.len() as u64);
+        paced.map_err(|slow| Fault::TooSlow { bytes: slow.bytes, waited: slow.waited })?;
         Ok(Some(chunk))
     }
 
@@ -238,21 +232,6 @@ impl Resumable {
     }
 }
 
-impl Pace {
-    fn note(&mut self, waited: Duration, bytes: u64, window: Duration) -> Result<(), Fault> {
-        self.waited += waited;
-        self.bytes += bytes;
-        if self.waited < window {
-            return Ok(());
-        }
-        let Self { waited, bytes } = std::mem::take(self);
-        if (bytes as f64) < waited.as_secs_f64() * MIN_BYTES_PER_SECOND as f64 {
-            return Err(Fault::TooSlow { bytes, waited });
-        }
-        Ok(())
-    }
-}
-
 fn encoding(headers: &HeaderMap) -> Option<String> {
     let value =
         String::from_utf8_lossy(headers.get(CONTENT_ENCODING)?.as_bytes()).trim().to_ascii_lowercase();
@@ -265,21 +244,4 @@ fn continues(response: &Response, from: u64, total: u64) -> bool {
     response.status() == StatusCode::PARTIAL_CONTENT
         && encoding(response.headers()).is_none()
         && response.headers().get(CONTENT_RANGE).is_some_and(|value| value.as_bytes() == wanted.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drip_is_noticed_over_a_window_and_a_slow_reader_is_not_blamed() {
-        let window = Duration::from_secs(10);
-        let mut pace = Pace::default();
-        pace.note(Duration::from_secs(6), 1, window).unwrap();
-        assert!(matches!(pace.note(Duration::from_secs(6), 1, window), Err(Fault::TooSlow { bytes: 2, .. })));
-        // Nobody waited long for these.
-        for _ in 0..1000 {
-            pace.note(Duration::from_micros(10), 1, window).unwrap();
-        }
-    }
 }

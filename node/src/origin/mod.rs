@@ -28,7 +28,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 use url::Url;
 
-pub use body::MIN_BYTES_PER_SECOND;
+pub use crate::least_pace::MIN_BYTES_PER_SECOND;
 pub use config::{ConfigFaults, MAX_ANSWER_TIMEOUT, MAX_ATTEMPTS, MAX_ORIGINS, OriginConfig};
 pub(crate) use decode::{Codec, Decoder};
 pub use decode::{MAX_XZ_MEMORY_BYTES, MAX_ZSTD_WINDOW_LOG};
