@@ -115,6 +115,20 @@ fn a_faulty_file_changes_nothing_and_is_reported_as_at_the_start() {
 }
 
 #[test]
+fn other_names_of_the_node_hold_after_a_reload() {
+    let node = Configured::start("allowed-hosts = [\"old.example.org\"]\n");
+    let status = |host: &str| {
+        let request = format!("GET /nix-cache-info HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        http::raw(&node.node.http, request.as_bytes()).status
+    };
+    assert_eq!((status("old.example.org"), status("new.example.org")), (200, 421));
+    node.write("allowed-hosts = [\"new.example.org\"]\n");
+    assert_eq!(text_of(&node.reload(&[]).stdout), "applied: allowed-hosts\n");
+    assert_eq!((status("old.example.org"), status("New.Example.org:5380")), (421, 200));
+    assert_eq!(status("localhost"), 200);
+}
+
+#[test]
 fn another_write_token_in_the_same_file_holds_after_a_reload() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("token");
