@@ -17,12 +17,12 @@ mod nar_listing;
 pub mod nix_store;
 mod on_thread;
 pub mod origin;
-mod page_cache;
 pub mod peers;
 mod sha256;
 pub mod sharing;
 pub mod side_files;
 pub mod store;
+pub mod system;
 mod write_token;
 
 pub use p2p_cache_discovery as discovery;

@@ -13,15 +13,9 @@ fn main() -> ExitCode {
     if std::env::var_os(KEY_LOG_VARIABLE).is_some() {
         return restart_without_key_log();
     }
-    use_small_pages();
+    p2p_cache::system::use_small_pages();
     let listener = p2p_cache::daemon::inherited_listener();
     p2p_cache::cli::run(std::env::args_os(), async |startup| p2p_cache::daemon::run(startup, listener).await)
-}
-
-/// Where the kernel gives huge pages to everybody, the allocator's half-used ones made 50 MiB of an idle node's 70, and
-/// twice that under load. A kernel that cannot do without does no harm.
-fn use_small_pages() {
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Changing one's own environment is unsafe once libraries are loaded, so the process is replaced by itself.

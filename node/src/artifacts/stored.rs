@@ -15,8 +15,8 @@ use p2p_cache_http_gateway::{Artifact, BODY_CHUNK_BYTES, BodyStream, SourceError
 use p2p_cache_protocol::Digest;
 
 use super::buffers::Buffers;
-use crate::page_cache::read_cached;
 use crate::store::StoredBlob;
+use crate::system::read_cached;
 
 /// Reads a committed blob by position; eviction in mid-body does not disturb it.
 pub(super) struct StoredArtifact {

@@ -1,17 +1,14 @@
 //! Following the database: opened when it can be, looked at when it changes, left when it cannot be read.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
 use super::database::{Database, DatabaseError};
 use super::shared::{Shared, Trouble};
 use super::sync::Sync;
+use crate::system::Changes;
 
 /// How often a database that cannot be used is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
@@ -21,36 +18,6 @@ const TOLD_INTERVAL: Duration = Duration::from_secs(30);
 const UNTOLD_INTERVAL: Duration = Duration::from_secs(2);
 /// A change seldom comes alone.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
-
-/// What writing to a database, or making one, looks like in its directory.
-const WRITING: WatchFlags =
-    WatchFlags::MODIFY.union(WatchFlags::CREATE).union(WatchFlags::MOVED_TO).union(WatchFlags::ONLYDIR);
-
-/// Tells that something in a directory has changed. What inotify tells is read as from a pipe: bytes, or a wait.
-struct Changes(pipe::Receiver);
-
-impl Changes {
-    fn of(directory: &Path) -> io::Result<Self> {
-        let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        inotify::add_watch(&watch, directory, WRITING)?;
-        Ok(Self(pipe::Receiver::from_owned_fd_unchecked(watch)?))
-    }
-
-    /// Returns after a change; may be dropped at any time.
-    async fn next(&self) -> io::Result<()> {
-        self.0.readable().await?;
-        // What has changed does not matter: the database knows better.
-        let mut events = [0; 4096];
-        loop {
-            match self.0.try_read(&mut events) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
 
 /// Keeps the index in line with the database.
 pub(super) struct Follower {

@@ -23,8 +23,6 @@ use super::database::StoredPath;
 use super::index::State;
 use super::shared::{Shared, Trouble};
 
-/// The lowest priority that there is.
-const NICE: i32 = 19;
 /// How often the battery is looked at.
 const POWER_INTERVAL: Duration = Duration::from_secs(10);
 /// A disk that is full, or an index that cannot be written, is left alone for this long.
@@ -70,7 +68,7 @@ impl Hasher {
 
 fn run(shared: &Shared, line: Line) {
     if line == Line::Background
-        && let Err(error) = rustix::process::setpriority_process(None, NICE)
+        && let Err(error) = crate::system::yield_to_others()
     {
         tracing::debug!(%error, "store paths are hashed at the usual priority");
     }

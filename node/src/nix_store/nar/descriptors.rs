@@ -11,6 +11,7 @@ use rustix::fs::{self, CWD, Mode, OFlags};
 use super::error::NarError;
 use super::framing::Kind;
 use super::layout::Layout;
+use crate::system::LOOK_UP_ONLY;
 
 /// Files: a few readers at a time, each in a file of its own.
 const MAX_FILES: NonZeroUsize = NonZeroUsize::new(8).unwrap();
@@ -22,9 +23,8 @@ pub const MAX_DESCRIPTORS: usize = MAX_FILES.get() + MAX_DIRECTORIES.get() + 1;
 /// `NONBLOCK` for what is not a file any more: a fifo must not keep us waiting for its writer.
 const FILE_FLAGS: OFlags =
     OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
-/// `PATH`: names are looked up in it, nothing is listed.
 const DIRECTORY_FLAGS: OFlags =
-    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    LOOK_UP_ONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// By the index of their entry in the layout; the least recently used are closed.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use super::error::NarError;
 use super::framing::{Kind, fill_tail, write_header};
 use super::layout::{Layout, Parts};
 use super::scan::FileState;
-use crate::page_cache::read_cached;
+use crate::system::read_cached;
 
 /// Room for the header of an entry with a usual name.
 const HEADER_BYTES: usize = 512;

@@ -9,11 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, Stat};
 
 use super::error::NarError;
 use super::framing::Kind;
 use super::layout::{Builder, Found, Layout, MAX_TEXT_BYTES};
+use crate::system::{LOOK_UP_ONLY, list};
 
 /// For the entries of a directory: a system call for about a thousand of them.
 const DIRECTORY_BUFFER_BYTES: usize = 32 * 1024;
@@ -106,7 +107,7 @@ struct Level {
 }
 
 /// Device and inode.
-type Identity = (u64, u64);
+type Identity = (fs::Dev, u64);
 
 #[derive(Clone, Copy)]
 struct Name {
@@ -147,26 +148,24 @@ impl<'a> Walk<'a> {
 
     /// Lists the directory just opened.
     fn enter(&mut self, index: u32) -> Result<(), NarError> {
-        let (pending, names) = (self.pending.len(), self.names.len());
-        let cannot = |errno| NarError::io("list", self.builder.path(index), errno);
-        let identity = identity(&self.directory).map_err(cannot)?;
-        let mut listing = RawDir::new(&self.directory, self.buffer.spare_capacity_mut());
-        while let Some(entry) = listing.next() {
-            let entry = entry.map_err(cannot)?;
-            let name = entry.file_name().to_bytes();
+        let Self { builder, directory, levels, pending, names, buffer } = self;
+        let (pending_before, names_before) = (pending.len(), names.len());
+        let cannot = |errno| NarError::io("list", builder.path(index), errno);
+        let identity = identity(directory).map_err(cannot)?;
+        list(directory, buffer, cannot, |name| {
             if matches!(name, b"." | b"..") {
-                continue;
+                return Ok(());
             }
-            if self.pending.len() >= self.builder.room() || self.names.len() + name.len() > MAX_TEXT_BYTES {
-                return Err(NarError::TooMany { path: self.builder.root().to_owned() });
+            if pending.len() >= builder.room() || names.len() + name.len() > MAX_TEXT_BYTES {
+                return Err(NarError::TooMany { path: builder.root().to_owned() });
             }
-            let start = self.names.len() as u32;
-            self.names.extend_from_slice(name);
-            self.pending.push(Name { start, end: self.names.len() as u32 });
-        }
-        let all = &self.names;
-        self.pending[pending..].sort_unstable_by(|a, b| b.of(all).cmp(a.of(all)));
-        self.levels.push(Level { index, identity, pending, names });
+            let start = names.len() as u32;
+            names.extend_from_slice(name);
+            pending.push(Name { start, end: names.len() as u32 });
+            Ok(())
+        })?;
+        pending[pending_before..].sort_unstable_by(|a, b| b.of(names).cmp(a.of(names)));
+        levels.push(Level { index, identity, pending: pending_before, names: names_before });
         Ok(())
     }
 
@@ -192,7 +191,7 @@ impl<'a> Walk<'a> {
         self.builder.close(left.index)?;
         let Some(above) = self.levels.last() else { return Ok(()) };
         let cannot = |errno| NarError::io("return to", self.builder.path(above.index), errno);
-        let directory = fs::openat(&self.directory, c"..", DIRECTORY_FLAGS | OFlags::PATH, Mode::empty())
+        let directory = fs::openat(&self.directory, c"..", DIRECTORY_FLAGS | LOOK_UP_ONLY, Mode::empty())
             .map_err(cannot)?;
         if identity(&directory).map_err(cannot)? != above.identity {
             return Err(NarError::changed(&self.builder.path(left.index), "it was moved"));
