@@ -5,7 +5,6 @@
 //! and the commit to the store.
 
 mod driver;
-mod ending;
 mod error;
 mod extent;
 mod interests;
@@ -20,7 +19,6 @@ pub mod scheduler;
 mod speed;
 mod suspicions;
 mod transfer;
-mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

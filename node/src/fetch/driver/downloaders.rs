@@ -9,10 +9,10 @@ use futures::StreamExt;
 use p2p_cache_discovery::PeerId;
 use p2p_cache_protocol::{BlobId, GroupRange};
 
-use super::Peers;
-use super::driver::{Driver, PeerSource, Report};
-use super::scheduler::{Event, Holdings, SourceId, SourceKind};
-use crate::peers::{BanReason, PeerError, Watched};
+use super::{Driver, PeerSource, Report};
+use crate::fetch::Peers;
+use crate::fetch::scheduler::{Event, Holdings, SourceId, SourceKind};
+use crate::peers::{PeerError, Watched};
 
 /// Peers that are watched in one transfer.
 const MAX_WATCHED: usize = 32;
@@ -74,9 +74,7 @@ impl Driver<'_> {
 
     fn watch(&mut self, peer: PeerId, blob: BlobId) -> Event {
         self.watched.insert(peer);
-        let source = SourceId(self.next_source);
-        self.next_source += 1;
-        self.sources.insert(source, PeerSource { peer, guilt: BanReason::CorruptData });
+        let source = self.add_source(peer);
         let (peers, reports) = (self.shared.peers.clone(), self.reports.clone());
         let size_bytes = self.transfer.size();
         self.tasks.spawn(async move {

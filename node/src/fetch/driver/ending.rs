@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use p2p_cache_protocol::{Digest, Sha256Digest};
 
-use super::FetchError;
-use super::driver::Driver;
-use super::scheduler::FailReason;
-use super::transfer::Phase;
+use super::Driver;
+use crate::fetch::FetchError;
+use crate::fetch::scheduler::FailReason;
+use crate::fetch::transfer::Phase;
 use crate::peers::BanReason;
 use crate::store::StoreError;
 
