@@ -45,5 +45,5 @@
   SystemCallArchitectures = "native";
   SystemCallErrorNumber = "EPERM";
   # Hashing in the background lowers its own priority; nothing else of @resources is allowed.
-  SystemCallFilter = [ "@system-service" "~@privileged @resources" "setpriority" ];
+  SystemCallFilter = [ "@system-service" "~@privileged @resources" "setpriority" "ioprio_set" ];
 }

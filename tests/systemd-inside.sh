@@ -25,6 +25,10 @@ done
 [ "$(stat --format %a /var/lib/private/p2p-cache)" = 700 ]
 checked "a user of its own, no capability, a filter of system calls, a file system that it cannot write to"
 
+hashes_idly() { for task in /proc/"$(pid)"/task/*; do ionice -p "${task##*/}"; done | grep -qx idle; }
+eventually hashes_idly
+checked "hashing in the background may lower its priority, for disks too"
+
 [ "$(journalctl --unit p2p-cache --output json | grep -c '"PRIORITY":"6"')" -gt 0 ]
 checked "the journal has its messages with their levels"
 

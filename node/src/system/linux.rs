@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use ioprio::{Class, Pid, Priority, Target};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{OFlags, RawDir};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -14,6 +15,7 @@ pub(crate) const LOOK_UP_ONLY: OFlags = OFlags::PATH;
 
 /// The lowest priority.
 const NICE: i32 = 19;
+const THIS_THREAD: Target = Target::Process(Pid::from_raw(0));
 
 /// What writing to a database, or making one, looks like in its directory.
 const WRITING: WatchFlags =
@@ -43,12 +45,15 @@ pub(crate) fn list<E>(
     Ok(())
 }
 
-/// Gives the thread that calls it the lowest priority.
+/// Gives the thread that calls it the lowest priority: for processors, and for disks, which serve it when nobody else wants
+/// anything.
 ///
 /// # Errors
 /// When the system refuses.
 pub(crate) fn yield_to_others() -> io::Result<()> {
-    Ok(rustix::process::setpriority_process(None, NICE)?)
+    rustix::process::setpriority_process(None, NICE)?;
+    let idle = Priority::new(Class::Idle);
+    ioprio::set_priority(THIS_THREAD, idle).map_err(io::Error::other)
 }
 
 /// Where the kernel gives huge pages to everybody, the allocator's half-used ones made 50 MiB of an idle node's 70, and
@@ -85,5 +90,23 @@ impl Changes {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_yields_is_the_last_for_processors_and_disks_and_others_stay_as_they_are() {
+        let before = ioprio::get_priority(THIS_THREAD).expect("a priority");
+        let yielding = std::thread::spawn(|| {
+            yield_to_others().expect("the system allows it");
+            let nice = rustix::process::getpriority_process(None).expect("a priority");
+            (nice, ioprio::get_priority(THIS_THREAD).expect("a priority").class())
+        });
+        assert_eq!(yielding.join().expect("no panic"), (NICE, Some(Class::Idle)));
+        assert_eq!(ioprio::get_priority(THIS_THREAD), Ok(before));
+        assert_ne!(before.class(), Some(Class::Idle));
     }
 }
