@@ -327,14 +327,10 @@ impl Daemon {
         self.log.text()
     }
 
-    /// Waits until its log is as it should be; panics with the log after 20 s.
+    /// Waits until its log is as it should be; panics after 20 s, and then its end shows the log.
     #[track_caller]
     pub fn wait_for_log(&self, is_right: impl Fn(&str) -> bool) {
-        let started = Instant::now();
-        while !is_right(&self.log()) {
-            assert!(started.elapsed() < Duration::from_secs(20), "not in the log:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until(Duration::from_secs(20), "its log", || is_right(&self.log()));
     }
 }
 
@@ -357,6 +353,7 @@ pub fn p2p_cache(arguments: &[&str]) -> std::process::Output {
 }
 
 /// Polls until `done`; panics after `limit`.
+#[track_caller]
 pub fn wait_until(limit: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {

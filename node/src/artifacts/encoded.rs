@@ -56,7 +56,6 @@ mod tests {
     use bytes::Bytes;
     use futures::TryStreamExt;
     use p2p_cache_http_gateway::conformance::sample_bytes;
-
     use tokio::io::AsyncReadExt;
 
     use super::*;

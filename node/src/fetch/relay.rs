@@ -17,14 +17,13 @@ use super::origin_pump::OriginPump;
 use crate::least_pace::LeastPace;
 use crate::metrics::Source;
 use crate::peers::PeerError;
+use crate::peers::limits::ARRIVAL_PATIENCE;
 
 /// How long the answers of all connected peers are waited for before a leader is followed: the slowest may be the one that
 /// holds the whole.
 const HOLDERS_PATIENCE: Duration = Duration::from_millis(500);
-/// A leader has to give enough over so much time: as long as one may say that it waits itself.
-const PACE_WINDOW: Duration = Duration::from_secs(10);
-/// One that gives less than this part of what the origins gave us lately is slower than its origin can be, even when
-/// many hosts share the uplink: our own streams, by which it is measured, share it with them.
+/// A leader that gives less than this part of what the origins gave us lately, over [`ARRIVAL_PATIENCE`], is slower than its
+/// origin can be, even when many hosts share the uplink: our own streams, by which it is measured, share it with them.
 const LEAST_PART_OF_ORIGIN: f64 = 1.0 / 32.0;
 /// Bytes per second of origins that have given us nothing yet.
 const ASSUMED_ORIGIN_RATE: f64 = 1e6;
@@ -67,7 +66,7 @@ impl OriginPump {
         self.transfer.set_relayed();
         self.report(Report::Relayed(leader)).await;
         let of_origin = self.shared.origin_speed.bytes_per_second().unwrap_or(ASSUMED_ORIGIN_RATE);
-        let mut pace = LeastPace::new(PACE_WINDOW).or_at_least(of_origin * LEAST_PART_OF_ORIGIN);
+        let mut pace = LeastPace::new(ARRIVAL_PATIENCE).or_at_least(of_origin * LEAST_PART_OF_ORIGIN);
         loop {
             let asked = Instant::now();
             let chunk = match arriving.bytes.next().await {

@@ -7,13 +7,12 @@ mod linux;
 mod portable;
 
 #[cfg(target_os = "linux")]
-pub use linux::use_small_pages;
-#[cfg(target_os = "linux")]
-pub(crate) use linux::{Changes, LOOK_UP_ONLY, list, read_cached, yield_to_others};
+use linux as this;
 #[cfg(not(target_os = "linux"))]
-pub use portable::use_small_pages;
-#[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{Changes, LOOK_UP_ONLY, list, read_cached, yield_to_others};
+use portable as this;
+
+pub use this::use_small_pages;
+pub(crate) use this::{Changes, LOOK_UP_ONLY, list, read_cached, yield_to_others};
 
 #[cfg(test)]
 mod tests {
